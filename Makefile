@@ -1,0 +1,52 @@
+# `make` lists what there is. Every target does its own set-up, and can be run again at once, after an interruption too.
+
+# Python 3.11, 3.12 or 3.13. If you name none, an existing .venv is kept, whichever of them it was made of.
+PYTHON ?= python3
+ANY_PYTHON := $(if $(filter file,$(origin PYTHON)),--any-python)
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+
+# Migrations of every kind that a scenario makes.
+RUNS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint unit test lab-setup demo bench-overlay faults soak clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## .venv with coat_ryu (editable), Ryu 4.34 and the tools; PYTHON=python3.12 chooses the Python
+	@$(PYTHON) tools/make_venv.py $(ANY_PYTHON)
+
+lint: install ## ruff, mypy, import-linter
+	$(BIN)/ruff check --quiet --output-format concise
+	$(BIN)/ruff format --quiet --check
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports | sed -n '/^Contracts$$/,$$p'
+
+unit: install ## the tests that start no process
+	$(PYTEST) tests/unit
+
+test: lint lab-setup ## everything: lint, unit, switch, install and lab tests (the lab tests need root)
+	$(PYTEST) tests
+
+# Only root can make the lab's root file system; the lab tests say themselves that they are skipped.
+lab-setup: install ## what the lab's hosts are made of: their root file system and the images
+	@if [ "$$(id -u)" -eq 0 ]; then ./coat-lab setup; else echo "lab-setup: not root, so no lab"; fi
+
+demo: install ## three hosts, a migration under iperf3 and sockperf, a table and plots in results/demo; RUNS=n
+	$(BIN)/python -m mininet_scenarios.demo $(RUNS)
+
+bench-overlay: install ## one cut-over and a full resynchronisation at 10, 100 and 400 switches; RUNS=n
+	@if [ "$$(id -u)" -eq 0 ]; then ./coat-lab setup; fi
+	$(BIN)/python -m mininet_scenarios.bench_overlay $(RUNS)
+
+faults: install ## every step of every mode broken in every way, under live connections; ONLY='STEP/MODE/KIND', RUNS=n
+	$(BIN)/python -m mininet_scenarios.faults $(RUNS) $(if $(ONLY),--only '$(ONLY)')
+
+soak: install ## one connection through 200 migrations, byte by byte; RUNS=n
+	$(BIN)/python -m mininet_scenarios.soak $(RUNS)
+
+clean: ## remove .venv and what the tools leave here; results/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
