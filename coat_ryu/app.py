@@ -1,0 +1,194 @@
+"""The Ryu application: ``ryu-manager coat_ryu.app``. Events in, everything wired, nothing decided here.
+
+Options live in oslo.config's group ``[coat]`` (``ryu-manager --config-file FILE coat_ryu.app``). REST and OpenFlow
+listen on loopback unless they are told otherwise (``--wsapi-host``, ``--ofp-listen-host``).
+"""
+
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from ryu import cfg  # Ryu has an oslo.config registry of its own
+from ryu.app.wsgi import WSGIApplication
+from ryu.base import app_manager
+from ryu.controller import ofp_event
+from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
+from ryu.lib import hub
+from ryu.ofproto import ofproto_v1_3
+from ryu.ofproto.ofproto_common import OFP_TCP_PORT
+
+from coat_ryu import rest
+from coat_ryu.config import parse_topology
+from coat_ryu.containers import Containers
+from coat_ryu.control import Control
+from coat_ryu.errors import CoatError, TopologyError
+from coat_ryu.fabric import Fabric
+from coat_ryu.journal import Journal
+from coat_ryu.metrics import Metrics
+from coat_ryu.migrator import Limits, Migrator
+from coat_ryu.model import Node, Topology
+from coat_ryu.nodes import Nodes
+from coat_ryu.remote import Login, Remote
+
+LOG = logging.getLogger(__name__)
+
+LAG_INTERVAL = 0.02
+"""Seconds between two looks at the event loop."""
+
+STATE_DIRECTORY = "/var/lib/coat" if os.geteuid() == 0 else "~/.local/state/coat"
+
+# ryu-manager has parsed its command line before it imports an app, so these cannot be command line options of their
+# own.
+OPTIONS = [
+    cfg.StrOpt("topology", help="The topology file (YAML). Without one there are no nodes."),
+    cfg.StrOpt(
+        "journal", default=f"{STATE_DIRECTORY}/journal.db", help="The SQLite file of what must not be forgotten."
+    ),
+    cfg.StrOpt("ssh_key", help="Private key for nodes whose topology entry names none; else those in ~/.ssh."),
+    cfg.StrOpt(
+        "ssh_known_hosts", default="~/.ssh/known_hosts", help="Host keys of nodes whose topology entry names none."
+    ),
+    cfg.StrOpt(
+        "openflow_address", help="Address the switches find the controller at. Default: as the node's sshd sees us."
+    ),
+    cfg.IntOpt(
+        "hold_packets", default=20_000, min=1, help="Packets that wait for one migrating container at the most."
+    ),
+    cfg.BoolOpt(
+        "hold",
+        default=True,
+        help="Whether what arrives for a frozen container is held; else it is dropped, to compare.",
+    ),
+    cfg.IntOpt("hold_bytes", default=64 << 20, min=1, help="Bytes that wait for one migrating container at the most."),
+    cfg.IntOpt("migrations_per_node", default=4, min=1, help="Migrations that may involve one node at once."),
+    cfg.FloatOpt(
+        "step_timeout", default=600.0, min=1, help="Seconds that a checkpoint, a transfer or a restore may take."
+    ),
+    cfg.FloatOpt("keep_migrations_days", default=90.0, min=0, help="Days that finished migrations are remembered."),
+]
+
+CONF = cfg.CONF
+CONF.register_opts(OPTIONS, group="coat")
+CONF.set_default("wsapi_host", "127.0.0.1")
+CONF.set_default("ofp_listen_host", "127.0.0.1")
+
+
+class Coat(app_manager.RyuApp):  # type: ignore[misc]
+    OFP_VERSIONS = [ofproto_v1_3.OFP_VERSION]
+    _CONTEXTS = {"wsgi": WSGIApplication}
+
+    def __init__(self, *args: Any, wsgi: WSGIApplication, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            self._wire(wsgi)
+        except CoatError as error:
+            sys.exit(f"coat_ryu: {error}")  # a message and a status; a traceback would hide the one line that matters
+
+    def _wire(self, wsgi: WSGIApplication) -> None:
+        topology = _topology()
+        journal = Journal(Path(CONF.coat.journal).expanduser())
+        self.fabric = Fabric(topology)
+        self.nodes = Nodes(topology, _remote, _openflow, lambda site: containers.on_ready(site))
+        containers = Containers(topology, self.nodes, self.fabric, journal)
+        limits = Limits(
+            CONF.coat.hold_packets,
+            CONF.coat.hold_bytes,
+            CONF.coat.migrations_per_node,
+            CONF.coat.step_timeout,
+            CONF.coat.keep_migrations_days,
+            CONF.coat.hold,
+        )
+        self.metrics = metrics = Metrics()
+        self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, limits)
+        self.migrator.on_end = metrics.count
+        rest.mount(wsgi, Control(topology, self.nodes, containers, self.fabric, self.migrator, journal, metrics))
+
+    def start(self) -> Any:
+        gc.freeze()  # the modules are for ever; walking them in each full collection costs the event loop 60 to 130 ms
+        self.fabric.start()
+        self.migrator.recover()
+        self.fabric.ready()  # from here on switches are made to fit what is known, so all must be known by now
+        self.nodes.start()
+        hub.spawn(self._watch_lag)
+        return super().start()
+
+    def _watch_lag(self) -> None:
+        """Whoever holds up the event loop holds up every migration: measured all the time."""
+        while True:
+            began, waited = time.monotonic(), _run_queue_wait()
+            hub.sleep(LAG_INTERVAL)
+            self.metrics.lag(max(0.0, time.monotonic() - began - LAG_INTERVAL), _run_queue_wait() - waited)
+
+    def close(self) -> None:
+        self.nodes.close()
+        self.fabric.stop()
+
+    @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER, DEAD_DISPATCHER])
+    def on_state(self, event: Any) -> None:
+        self.fabric.on_state(event)
+
+    @set_ev_cls(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
+    def on_port(self, event: Any) -> None:
+        self.fabric.on_port(event)
+
+    @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)
+    def on_flow_removed(self, event: Any) -> None:
+        self.fabric.on_flow_removed(event)
+
+    @set_ev_cls(ofp_event.EventOFPPacketIn, MAIN_DISPATCHER)
+    def on_packet_in(self, event: Any) -> None:
+        self.fabric.on_packet_in(event)
+
+    @set_ev_cls(
+        [
+            ofp_event.EventOFPBarrierReply,
+            ofp_event.EventOFPErrorMsg,
+            ofp_event.EventOFPFlowStatsReply,
+            ofp_event.EventOFPExperimenter,
+            ofp_event.EventOFPPortDescStatsReply,
+        ],
+        MAIN_DISPATCHER,
+    )
+    def on_reply(self, event: Any) -> None:
+        self.fabric.on_reply(event)
+
+
+def _run_queue_wait() -> float:
+    """Seconds that this thread has been ready to run and did not (Documentation/scheduler/sched-stats.rst)."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):  # a kernel without schedstats
+        return 0.0
+
+
+def _topology() -> Topology:
+    if not CONF.coat.topology:
+        LOG.warning("no topology: set [coat] topology in a file given with --config-file")
+        return Topology()
+    path = Path(CONF.coat.topology).expanduser()
+    try:
+        return parse_topology(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TopologyError(f"{path}: cannot be read: {error}") from None
+
+
+def _remote(node: Node, on_up: Callable[[], None], on_down: Callable[[], None]) -> Remote:
+    return Remote(node.name, Login.of(node, CONF.coat.ssh_key, CONF.coat.ssh_known_hosts), on_up, on_down)
+
+
+def _openflow(seen: str) -> str:
+    """Where a switch finds the controller; ``seen`` is the controller's address as the node sees it."""
+    address = CONF.coat.openflow_address or seen
+    if ip_address(CONF.ofp_listen_host or "0.0.0.0").is_loopback and not ip_address(address).is_loopback:
+        LOG.warning(
+            "OpenFlow listens on %s only, and a node looks for it on %s: use --ofp-listen-host",
+            CONF.ofp_listen_host,
+            address,
+        )
+    return f"tcp:{address}:{CONF.ofp_tcp_listen_port or OFP_TCP_PORT}"

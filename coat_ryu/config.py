@@ -1,0 +1,208 @@
+"""Topology files and request bodies, checked and turned into the model.
+
+Every complaint names the place (``nodes.1.address``), what is wrong with it and what is allowed, and all complaints
+about one document come together.
+"""
+
+import ipaddress
+import json
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from coat_ryu.errors import Conflict, InputError, NotFound, TopologyError
+from coat_ryu.model import ContainerSpec, Document, MacPolicy, Mode, Name, Network, Topology, default_mac
+
+D = TypeVar("D", bound=BaseModel)
+
+
+class MigrateRequest(Document):
+    """Body of ``POST /migrate``."""
+
+    container: Name
+    to: Name
+    mode: Mode = "prepared"
+    mac: MacPolicy = "keep"
+    wait: bool = Field(default=False, strict=True)
+
+
+class CleanupRequest(Document):
+    """Body of ``POST /v1.0/cleanup``. Without ``remove`` it only looks."""
+
+    remove: bool = Field(default=False, strict=True)
+
+
+def parse_topology(text: str, source: str) -> Topology:
+    """The topology that a YAML text describes.
+
+    ``source`` is the file's name for messages. Raises TopologyError.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TopologyError(f"{source}: not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise TopologyError(f"{source}: must be a mapping with the keys nodes and networks, not {_kind(document)}")
+    try:
+        topology = Topology.model_validate(document)
+    except ValidationError as error:
+        raise TopologyError(f"{source}: {_complaints(error)}") from None
+    problems = list(_inconsistencies(topology))
+    if problems:
+        raise TopologyError(f"{source}: " + "; ".join(problems))
+    return topology
+
+
+def parse_body(model: type[D], body: bytes) -> D:
+    """A request body as the model. Raises InputError that names the field."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the body is not JSON: {error}", cause="bad_json") from None
+    if not isinstance(document, dict):
+        raise InputError(f"the body must be a JSON object, not {_kind(document)}", cause="bad_json")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_complaints(error)) from None
+
+
+def complete(spec: ContainerSpec, topology: Topology, others: Iterable[ContainerSpec]) -> ContainerSpec:
+    """The spec with everything that was left out chosen: network, address, MAC.
+
+    ``others`` are the completed specs of all containers that exist. Raises NotFound for an unknown node or network,
+    Conflict for a name, address or MAC that is taken, InputError for an address outside its subnet.
+    """
+    others = [other for other in others if other.name != spec.name]
+    if spec.node not in {node.name for node in topology.nodes}:
+        known = ", ".join(node.name for node in topology.nodes) or "none"
+        raise NotFound(f"node: there is no node {spec.node!r}; there are: {known}", cause="no_such_node")
+    network = _network(spec, topology)
+    same = [other for other in others if other.network == network.name]
+    ip = spec.ip or _free_address(network, {other.ip for other in same})
+    for problem in _address_problems(ip, spec.ip6, network):
+        raise InputError(problem)
+    mac = spec.mac or default_mac(network.vni, ip)
+    for other in same:
+        if other.ip == ip or (spec.ip6 and other.ip6 == spec.ip6):
+            raise Conflict(f"ip: {ip} is {other.name}'s on network {network.name}", cause="address_in_use")
+        if other.mac == mac:
+            raise Conflict(f"mac: {mac} is {other.name}'s on network {network.name}", cause="address_in_use")
+    return spec.model_copy(update={"network": network.name, "ip": ip, "mac": mac})
+
+
+def _network(spec: ContainerSpec, topology: Topology) -> Network:
+    if not topology.networks:
+        raise NotFound("network: the topology has no network", cause="no_such_network")
+    if spec.network is None:
+        return topology.networks[0]
+    try:
+        return topology.network(spec.network)
+    except KeyError:
+        known = ", ".join(network.name for network in topology.networks)
+        raise NotFound(
+            f"network: there is no network {spec.network!r}; there are: {known}", cause="no_such_network"
+        ) from None
+
+
+def _free_address(network: Network, taken: set[IPv4Address | None]) -> IPv4Address:
+    for address in network.subnet.hosts():
+        if address not in taken:
+            return address
+    raise Conflict(f"ip: no address is free in {network.subnet} of network {network.name}", cause="subnet_full")
+
+
+def _address_problems(ip: IPv4Address, ip6: IPv6Address | None, network: Network) -> Iterator[str]:
+    if not _usable(ip, network.subnet):
+        yield f"ip: {ip} is not a host address of {network.subnet} (network {network.name})"
+    if ip6 is not None and network.subnet6 is None:
+        yield f"ip6: network {network.name} has no subnet6"
+    elif ip6 is not None and network.subnet6 is not None and not _usable(ip6, network.subnet6):
+        yield f"ip6: {ip6} is not a host address of {network.subnet6} (network {network.name})"
+
+
+def _usable(address: IPv4Address | IPv6Address, subnet: IPv4Network | IPv6Network) -> bool:
+    if address not in subnet:
+        return False
+    if subnet.prefixlen >= subnet.max_prefixlen - 1:  # RFC 3021: a /31 has two host addresses
+        return True
+    reserved = {subnet.network_address}
+    if isinstance(subnet, ipaddress.IPv4Network):
+        reserved.add(subnet.broadcast_address)
+    return address not in reserved
+
+
+def _inconsistencies(topology: Topology) -> Iterator[str]:
+    """What each field on its own cannot tell."""
+    if not topology.nodes:
+        yield "nodes: at least one is needed"
+    if not topology.networks:
+        yield "networks: at least one is needed"
+    yield from _doubles("nodes", "name", topology.nodes, lambda node: node.name)
+    yield from _doubles("nodes", "address", topology.nodes, lambda node: node.address)
+    yield from _doubles("nodes", "dpid", topology.nodes, lambda node: node.switch)
+    yield from _doubles("networks", "name", topology.networks, lambda network: network.name)
+    yield from _doubles("networks", "vni", topology.networks, lambda network: network.vni)
+    yield from _doubles("containers", "name", topology.containers, lambda container: container.name)
+    yield from _tunnel_problems(topology)
+    seen: list[ContainerSpec] = []
+    for index, container in enumerate(topology.containers):
+        try:
+            seen.append(complete(container, topology, seen))
+        except (InputError, NotFound, Conflict) as error:
+            yield f"containers.{index}.{error}"
+
+
+def _doubles(where: str, field: str, items: Iterable[D], key: Callable[[D], object]) -> Iterator[str]:
+    first: dict[object, int] = {}
+    for index, item in enumerate(items):
+        value = key(item)
+        if value in first:
+            yield f"{where}.{index}.{field}: {value} is already {where}.{first[value]}'s; each must differ"
+        first.setdefault(value, index)
+
+
+def _tunnel_problems(topology: Topology) -> Iterator[str]:
+    if topology.tunnels == "full-mesh":
+        return
+    names = {node.name for node in topology.nodes}
+    seen: set[frozenset[str]] = set()
+    for index, tunnel in enumerate(topology.tunnels):
+        unknown = [name for name in tunnel.between if name not in names]
+        ends = frozenset(tunnel.between)
+        if unknown:
+            yield f"tunnels.{index}.between: there is no node {unknown[0]!r}; there are: {', '.join(sorted(names))}"
+        elif len(ends) == 1:
+            yield f"tunnels.{index}.between: the ends must differ"
+        elif ends in seen:
+            yield f"tunnels.{index}.between: this pair of nodes has a tunnel already"
+        seen.add(ends)
+
+
+def _complaints(error: ValidationError) -> str:
+    return "; ".join(_complaint(detail) for detail in error.errors(include_url=False, include_context=False))
+
+
+def _complaint(detail: Any) -> str:
+    # pydantic adds the branch of a union to the location; a reader of the file knows nothing of that
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("constrained-str",) and "[" not in str(part))
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown field"
+    if detail["type"] == "missing":
+        return f"{where}: missing"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"{where}: {detail['input']!r} is not allowed; {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return f"{where}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {_shorten(detail['input'])}"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)

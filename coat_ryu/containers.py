@@ -1,0 +1,256 @@
+"""The containers of the overlay: which exist, where they live, how they come and go.
+
+A container is *resident* from the moment it is in the journal until it is removed. The topology file declares some;
+``POST /v1.0/containers`` adds others. What a node says decides what is true; the journal says what should be.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from coat_ryu.config import complete
+from coat_ryu.errors import CoatError, Conflict, NotFound
+from coat_ryu.fabric import Fabric
+from coat_ryu.journal import Journal, Resident
+from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, container_port, namespace_name
+from coat_ryu.nodes import BRIDGE, Nodes, Site
+from coat_ryu.sweep import Sweeper
+
+LOG = logging.getLogger(__name__)
+
+RUN_TIMEOUT = 120.0
+LAUNCH_GRACE = 15.0
+"""Seconds that a declared container waits for nodes that have not answered yet: one of them might be running it
+already.
+"""
+
+
+def endpoint_args(spec: ContainerSpec, network: Network, mtu: int) -> dict[str, Any]:
+    """Arguments of the hook's ``endpoint_ensure`` for a container with a completed spec."""
+    addresses = [cidr(address, network) for address in (spec.ip, spec.ip6) if address is not None]
+    return {**endpoint_name(spec.name), "addresses": addresses, "mac": spec.mac, "mtu": mtu}
+
+
+def endpoint_name(container: str) -> dict[str, Any]:
+    return {"bridge": BRIDGE, "netns": namespace_name(container), "port": container_port(container)}
+
+
+def create_args(spec: ContainerSpec) -> dict[str, Any]:
+    """Arguments of the hook's ``container_create`` and ``container_run``."""
+    return {
+        "name": spec.name,
+        "image": spec.image,
+        "command": list(spec.command),
+        "env": spec.env,
+        "netns": namespace_name(spec.name),
+        "spec": spec.model_dump_json(),
+    }
+
+
+class Containers:
+    def __init__(self, topology: Topology, nodes: Nodes, fabric: Fabric, journal: Journal) -> None:
+        self._topology = topology
+        self._nodes = nodes
+        self._fabric = fabric
+        self._journal = journal
+        self._residents: dict[str, Resident] = journal.residents()
+        self.problems: dict[str, str] = {}
+        self._attended: set[str] = set()
+        self._claims: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self.sweeper = Sweeper(nodes, self, journal)
+        for resident in self._residents.values():
+            fabric.bind(self.binding(resident.spec, resident.node))
+
+    def binding(self, spec: ContainerSpec, node: str) -> Binding:
+        assert spec.network is not None
+        return binding_of(spec, self._topology.network(spec.network), node)
+
+    def network(self, spec: ContainerSpec) -> Network:
+        assert spec.network is not None
+        return self._topology.network(spec.network)
+
+    def resident(self, name: str) -> Resident:
+        """Raises NotFound."""
+        if name not in self._residents:
+            known = ", ".join(sorted(self._residents)) or "none"
+            raise NotFound(f"container: there is no container {name!r}; there are: {known}", cause="no_such_container")
+        return self._residents[name]
+
+    def homes(self) -> dict[str, Resident]:
+        return dict(self._residents)
+
+    def peers(self, spec: ContainerSpec) -> Iterator[tuple[Site, str]]:
+        """All other containers of its network, with their nodes, as far as these are in reach."""
+        for name, resident in self.homes().items():
+            site = self._nodes.sites[resident.node]
+            if name != spec.name and resident.spec.network == spec.network and site.ready:
+                yield site, name
+
+    def claimed(self) -> set[str]:
+        """Containers that somebody is working on."""
+        with self._lock:
+            return set(self._claims)
+
+    def move(self, spec: ContainerSpec, node: str) -> None:
+        """From now on the container lives on ``node``. Raises JournalError when that is only in mind, not on disk."""
+        self._residents[spec.name] = Resident(spec, node)
+        self._journal.put_resident(spec, node)
+
+    @contextmanager
+    def claim(self, name: str, purpose: str) -> Iterator[None]:
+        """Nobody else changes the container meanwhile. Raises Conflict with the cause ``already_<purpose>``."""
+        self.take(name, purpose)
+        try:
+            yield
+        finally:
+            self.give_back(name)
+
+    def take(self, name: str, purpose: str) -> None:
+        with self._lock:
+            if name in self._claims:
+                raise Conflict(
+                    f"container: {name} is {self._claims[name]} already", cause=f"already_{self._claims[name]}"
+                )
+            self._claims[name] = purpose
+
+    def give_back(self, name: str) -> None:
+        with self._lock:
+            self._claims.pop(name, None)
+
+    def create(self, spec: ContainerSpec) -> dict[str, Any]:
+        """Namespace, port, binding, then the container in it; all of it is taken back when one of them fails."""
+        with self.claim(spec.name, "being_created"):
+            if spec.name in self._residents:
+                where = self._residents[spec.name].node
+                raise Conflict(f"name: there is a container {spec.name} on {where}", cause="name_in_use")
+            spec = complete(spec, self._topology, [resident.spec for resident in self._residents.values()])
+            site = self._nodes.ready(spec.node)
+            try:
+                self.move(spec, spec.node)
+                self._run(spec, site)
+            except CoatError:
+                self._forget(spec, site)
+                raise
+        return self.describe(spec.name)
+
+    def remove(self, name: str) -> None:
+        resident = self.resident(name)
+        with self.claim(name, "being_removed"):
+            site = self._nodes.ready(resident.node, "container")
+            self._forget(resident.spec, site)
+
+    def _run(self, spec: ContainerSpec, site: Site) -> None:
+        site.call("endpoint_ensure", endpoint_args(spec, self.network(spec), self._topology.inner_mtu))
+        self._fabric.bind(self.binding(spec, site.node.name))
+        site.call("container_run", create_args(spec), RUN_TIMEOUT)
+
+    def _forget(self, spec: ContainerSpec, site: Site) -> None:
+        site.call("container_remove", {"name": spec.name}, RUN_TIMEOUT)
+        site.call("endpoint_remove", endpoint_name(spec.name))
+        self._fabric.unbind(spec.name)
+        self._residents.pop(spec.name, None)
+        self._journal.drop_resident(spec.name)
+
+    # ---- what the topology file declares
+
+    def pending(self) -> list[str]:
+        """Declared containers that nobody has looked after yet."""
+        return [spec.name for spec in self._topology.containers if spec.name not in self._attended]
+
+    def on_ready(self, site: Site) -> None:
+        """A node has come into shape: what should live there is looked after, what should not is removed."""
+        self.sweeper.later(site)
+        for name, resident in list(self._residents.items()):
+            if resident.node == site.node.name:
+                self._attend(name, self._revive, resident, site)
+        for spec in self._topology.containers:
+            if spec.node == site.node.name and spec.name not in self._residents:
+                self._attend(spec.name, self._launch, spec, site)
+
+    def _attend(self, name: str, work: Any, *args: Any) -> None:
+        def run() -> None:
+            try:
+                with self.claim(name, "being_created"):
+                    work(*args)
+                self.problems.pop(name, None)
+            except CoatError as error:
+                self.problems[name] = str(error)
+                LOG.warning("container %s: %s", name, error)
+            self._attended.add(name)
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _revive(self, resident: Resident, site: Site) -> None:
+        """A declared container that is gone (its node was reinstalled, say) is made again; one that ended is left
+        alone.
+        """
+        declared = {spec.name for spec in self._topology.containers}
+        if (
+            site.call("container_inspect", {"name": resident.spec.name}).result is None
+            and resident.spec.name in declared
+        ):
+            LOG.info("container %s is gone from %s and is made again", resident.spec.name, site.node.name)
+            self._run(resident.spec, site)
+
+    def _launch(self, declared: ContainerSpec, site: Site) -> None:
+        spec = complete(declared, self._topology, [resident.spec for resident in self._residents.values()])
+        elsewhere = self._look_everywhere(spec.name)
+        if elsewhere is not None:  # the journal is younger than the container
+            self.move(spec, elsewhere)
+            self._fabric.bind(self.binding(spec, elsewhere))
+            return
+        self.move(spec, site.node.name)
+        self._run(spec, site)
+
+    def _look_everywhere(self, name: str) -> str | None:
+        """The node that has the container already. Nodes that do not answer in time are taken to have none."""
+        deadline = time.monotonic() + LAUNCH_GRACE
+        while time.monotonic() < deadline and not all(site.ready for site in self._nodes.sites.values()):
+            time.sleep(0.1)
+        for site in self._nodes.sites.values():
+            if site.ready and site.call("container_inspect", {"name": name}).result is not None:
+                return site.node.name
+        return None
+
+    # ---- what is
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """One container as REST shows it. Raises NotFound."""
+        resident = self.resident(name)
+        site = self._nodes.site(resident.node)
+        if not site.ready:
+            return self._record(resident, None, "unknown")
+        return self._record(resident, site.call("container_inspect", {"name": name}).result, "missing")
+
+    def list(self) -> list[dict[str, Any]]:
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for site in self._nodes.sites.values():
+            if site.ready:
+                found |= {(site.node.name, info["name"]): info for info in site.call("container_list").result}
+        records = []
+        for name, resident in sorted(self._residents.items()):
+            absent = "missing" if self._nodes.site(resident.node).ready else "unknown"
+            records.append(self._record(resident, found.get((resident.node, name)), absent))
+        return records
+
+    def _record(self, resident: Resident, info: dict[str, Any] | None, absent: str) -> dict[str, Any]:
+        spec = resident.spec
+        state = info["state"] if info else absent
+        if self._claims.get(spec.name) == "migrating":
+            state = "migrating"
+        return {
+            "name": spec.name,
+            "id": info["id"] if info else None,
+            "image": spec.image,
+            "node": resident.node,
+            "network": spec.network,
+            "ip": str(spec.ip),
+            "ip6": str(spec.ip6) if spec.ip6 else None,
+            "mac": spec.mac,
+            "state": state,
+            "problem": self.problems.get(spec.name),
+        }

@@ -1,0 +1,131 @@
+"""The controller as REST sees it: one object that knows whom to ask."""
+
+import time
+from typing import Any, ClassVar
+
+from coat_ryu.config import CleanupRequest, MigrateRequest
+from coat_ryu.containers import Containers
+from coat_ryu.errors import CoatError
+from coat_ryu.fabric import Fabric
+from coat_ryu.journal import Journal
+from coat_ryu.metrics import Metrics
+from coat_ryu.migrator import Migrator
+from coat_ryu.model import ContainerSpec, Topology
+from coat_ryu.nodes import Nodes
+from coat_ryu.saga import Migration
+
+START_GRACE = 30.0
+"""Seconds after which a node or a container that is not up counts as broken, not as on its way."""
+
+
+class Starting(CoatError):
+    default_cause: ClassVar[str] = "starting"
+    response: ClassVar[int] = 503
+
+
+class Control:
+    """Implements ``rest.Services``."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        nodes: Nodes,
+        containers: Containers,
+        fabric: Fabric,
+        migrator: Migrator,
+        journal: Journal,
+        metrics: Metrics,
+    ) -> None:
+        self._topology = topology
+        self._nodes = nodes
+        self._containers = containers
+        self._fabric = fabric
+        self._migrator = migrator
+        self._journal = journal
+        self._metrics = metrics
+        self._started = time.monotonic()
+
+    def migrate(self, request: MigrateRequest) -> Migration:
+        return self._migrator.migrate(request)
+
+    def wait_for(self, migration: Migration) -> Migration:
+        return self._migrator.wait(migration)
+
+    def abort(self, identifier: str) -> Migration:
+        return self._migrator.abort(identifier)
+
+    def migration(self, identifier: str) -> Migration:
+        return self._migrator.migration(identifier)
+
+    def migrations(self) -> list[Migration]:
+        return self._migrator.migrations()
+
+    def create_container(self, spec: ContainerSpec) -> dict[str, Any]:
+        return self._containers.create(spec)
+
+    def remove_container(self, name: str) -> None:
+        self._containers.remove(name)
+
+    def container(self, name: str) -> dict[str, Any]:
+        return self._containers.describe(name)
+
+    def containers(self) -> list[dict[str, Any]]:
+        return self._containers.list()
+
+    def cleanup(self, request: CleanupRequest) -> dict[str, Any]:
+        return self._containers.sweeper.cleanup(request.remove)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "address": str(site.node.address),
+                "dpid": site.node.switch,
+                "ready": site.ready,
+                "error": site.error or site.remote.status().get("error"),
+                "ssh": site.remote.status(),
+                "switch": self._fabric.node_status(name),
+                "facts": site.facts,
+            }
+            for name, site in self._nodes.sites.items()
+        ]
+
+    def topology(self) -> dict[str, Any]:
+        described = self._topology.model_dump(mode="json", include={"name", "underlay_mtu", "networks"})
+        return {**described, **self._fabric.status()}
+
+    def bindings(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "container": binding.container,
+                "vni": binding.vni,
+                "mac": binding.mac,
+                "ips": [str(ip) for ip in binding.ips],
+                "node": binding.place.node,
+                "port": binding.place.port,
+                "holding": bool(binding.hold and binding.hold.filling),
+            }
+            for binding in self._fabric.bindings.values()
+        ]
+
+    def flows(self, dpid: str) -> list[dict[str, Any]]:
+        return self._fabric.flows(dpid)
+
+    def health(self) -> dict[str, Any]:
+        """How the controller is. Raises Starting until all that the topology declares is up, JournalError without a
+        journal.
+
+        A node that stays away keeps nobody waiting for longer than START_GRACE: from then on it is only a problem.
+        """
+        problems = [f"node {name} is not ready" for name, site in self._nodes.sites.items() if not site.ready]
+        pending = problems + [f"container {name} is not up yet" for name in self._containers.pending()]
+        self._journal.check()
+        if pending and time.monotonic() - self._started < START_GRACE:
+            raise Starting("starting: " + "; ".join(pending))
+        problems += [f"container {name}: {why}" for name, why in self._containers.problems.items()]
+        for name, found in self._containers.sweeper.problems.items():
+            problems += [f"node {name}: {what}" for what in found]
+        return {"status": "degraded" if problems else "ok", "problems": problems, "nodes": len(self._nodes.sites)}
+
+    def metrics(self) -> bytes:
+        return self._metrics.text()

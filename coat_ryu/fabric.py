@@ -1,0 +1,398 @@
+"""Keeps every connected switch equal to what ``flows`` computes, and moves containers between places in the right
+order.
+
+One greenthread per switch does all of it the same way, whatever the occasion (a switch connects, a port appears, a
+binding changes, somebody tampers): compute what is wanted, compare with what is there, apply the difference. A cut-over
+goes the same way, only in order and for one container.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER
+from ryu.lib import hub
+
+from coat_ryu import cutover, frames, wire
+from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
+from coat_ryu.flows_edge import ipv6_addresses
+from coat_ryu.flowview import as_ofctl
+from coat_ryu.member import Member, Plan
+from coat_ryu.model import Binding, Topology
+from coat_ryu.openflow import Key
+from coat_ryu.overlay import Overlay, Pair, pair, tunnels
+from coat_ryu.switches import Switchboard
+from coat_ryu.tracks import Track
+
+LOG = logging.getLogger(__name__)
+
+SLOTS = 3
+"""Switches resynchronised at the same time: more would not be faster, and would keep everybody else waiting."""
+
+FIRST_RETRY, LAST_RETRY = 0.2, 30.0
+REROUTE_DELAY = 0.02  # the ports of one node mostly come and go together
+
+
+class Waiter:
+    """A change on its way to the switches."""
+
+    def __init__(self, fabric: "Fabric", done: Callable[[], bool], what: str) -> None:
+        self._fabric, self._done, self._what = fabric, done, what
+
+    def wait(self, timeout: float) -> None:
+        """Until every connected switch has it. Raises SwitchTimeout after ``timeout`` seconds."""
+        self._fabric._until(self._done, timeout, self._what)
+
+
+class Fabric:
+    """The overlay of one topology.
+
+    ``timeout`` bounds the wait for one switch's answer, ``audit_interval`` is the time between two looks at what the
+    switches really hold (both seconds). ``bundles`` and ``advertise`` False do without what a switch may lack.
+
+    Switches are not touched before ``ready()``: with half of the bindings known, a controller that restarts would
+    remove the flows of the other half.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        timeout: float = 5.0,
+        audit_interval: float = 10.0,
+        bundles: bool = True,
+        advertise: bool = True,
+    ) -> None:
+        names = {int(node.switch, 16): node.name for node in topology.nodes}
+        self.board = Switchboard(names, timeout=timeout, bundles=bundles)
+        self.is_ready = False
+        self._weights = tunnels(topology)
+        vnis = tuple(network.vni for network in topology.networks)
+        self._plan = Plan(Overlay.of(topology), vnis, advertise=advertise)
+        self._members, self._tracks = self._plan.members, self._plan.tracks
+        for dpid, name in names.items():
+            self._members[name] = Member(name, dpid, self.board, self._plan)
+        self._births = 0
+        self._moving: dict[str, Any] = {}
+        self._dead_ends: set[tuple[str, str]] = set()
+        self._reroute = hub.Event()
+        self._changed = hub.Event()
+        self._slots = hub.Semaphore(SLOTS)
+        self._audit_interval = audit_interval
+        self._threads: list[Any] = []
+
+    # --- life
+
+    def start(self) -> None:
+        for member in self._members.values():
+            self._threads.append(hub.spawn(self._work, member))
+        self._threads.append(hub.spawn(self._work_on_routes))
+        self._threads.append(hub.spawn(self._work_on_audits))
+
+    def stop(self) -> None:
+        """Ends the greenthreads; the flows stay in the switches, and traffic goes on."""
+        for thread in self._threads:
+            hub.kill(thread)
+        self._threads.clear()
+
+    def ready(self) -> None:
+        """All bindings are known: from now on the switches are made equal to them."""
+        self.is_ready = True
+        self._mark(self._members)
+
+    # --- what Ryu tells us; none of these blocks
+
+    def on_state(self, event: Any) -> None:
+        if event.state == MAIN_DISPATCHER:
+            if node := self.board.attach(event.datapath):
+                LOG.info("switch of %s connected from %s", node, event.datapath.address)
+                self._members[node].fresh = False
+                self._ports_changed(node)
+        elif event.state == DEAD_DISPATCHER and (node := self.board.detach(event.datapath)):
+            LOG.warning("switch of %s disconnected; its flows stay as they are", node)
+            self._members[node].fresh = False
+            self._notify()
+
+    def on_port(self, event: Any) -> None:
+        if node := self.board.on_port(event.msg):
+            self._ports_changed(node)
+
+    def on_reply(self, event: Any) -> None:
+        self.board.on_reply(event.msg)
+
+    def on_flow_removed(self, event: Any) -> None:
+        node = self.board.node_of(event.msg.datapath)
+        removed = wire.decode_flow_removed(bytes(event.msg.buf))
+        if node and removed and self._members[node].removed(Key(*removed)):
+            self._mark([node])
+
+    def on_packet_in(self, event: Any) -> None:
+        """A neighbour solicitation from a switch that cannot answer it by flow."""
+        node = self.board.node_of(event.msg.datapath)
+        asked = frames.parse_solicitation(bytes(event.msg.data))
+        if node is None or asked is None:
+            return
+        vni = event.msg.match.get("tunnel_id")
+        for track in self._tracks.values():
+            if track.newest.vni == vni and str(asked.target) in ipv6_addresses(track.newest):
+                answer = frames.advertisement(track.newest.mac, asked)
+                self.board.send_packets(node, event.msg.match["in_port"], [answer])
+                return
+
+    # --- bindings
+
+    @property
+    def bindings(self) -> Mapping[str, Binding]:
+        return {name: track.newest for name, track in self._tracks.items()}
+
+    def binding(self, container: str) -> Binding:
+        """Raises NotFound."""
+        if container not in self._tracks:
+            raise NotFound(f"no container {container} is bound")
+        return self._tracks[container].newest
+
+    def bind(self, binding: Binding) -> Waiter:
+        """A new binding, or a change of one that may take its time; every switch still follows in a safe order."""
+        name = binding.container
+        track = self._tracks.get(name)
+        if track is None:
+            # A switch that was away may remember versions of a container of the same name: start far beyond those.
+            self._births += 1
+            track = self._tracks[name] = Track(binding, self._births << 32)
+            self._mark(self._members)
+        elif track.newest != binding:
+            for step in cutover.stages(track.newest, binding):
+                self._push(track, step)
+            self._mark(self._members)
+        version = track.version
+        return Waiter(self, lambda: self._everywhere(name, version), f"the binding of {name}")
+
+    def unbind(self, container: str) -> Waiter:
+        """Removes a binding; nothing happens when there is none."""
+        if self._tracks.pop(container, None):
+            self._mark(self._members)
+
+        def gone() -> bool:
+            return container in self._tracks or all(
+                container not in member.versions for member in self._connected_members()
+            )
+
+        return Waiter(self, gone, f"the removal of {container}")
+
+    def cut_over(self, binding: Binding, timeout: float) -> None:
+        """Moves a container, and returns when every switch that matters for it has confirmed: the new place, those on
+        the way to the old one, and the old one, which redirects from then on. All others follow by themselves.
+
+        Raises SwitchGone, SwitchTimeout or SwitchError with the node: frames then reach the old place or the new one,
+        and a cut-over to either settles it. Raises NotFound for a container that is not bound.
+        """
+        name, deadline = binding.container, time.monotonic() + timeout
+        self.binding(name)
+        with self._moving.setdefault(name, hub.Semaphore()):
+            track = self._tracks[name]
+            try:
+                for step in cutover.stages(track.newest, binding):
+                    order = cutover.chain(self._plan.overlay, track.newest, step)
+                    version = self._push(track, step)
+                    for node in order:
+                        self._advance(self._members[node], track, version, deadline)
+            finally:
+                self._mark(self._members)
+
+    def announce(self, binding: Binding) -> int:
+        """Tells every container of the network, at its own port, which MAC the binding has now; returns how many."""
+        told = 0
+        news = [
+            frames.gratuitous_arp(binding.mac, ip)
+            if isinstance(ip, IPv4Address)
+            else frames.unsolicited_advertisement(binding.mac, ip)
+            for ip in binding.ips
+        ]
+        for peer in self.bindings.values():
+            port = self.board.ports(peer.place.node).get(peer.place.port)
+            if peer.vni == binding.vni and peer.container != binding.container and port:
+                self.board.send_packets(peer.place.node, port.number, news)
+                told += 1
+        return told
+
+    # --- waiting
+
+    def settle(self, nodes: Iterable[str], timeout: float) -> None:
+        """Until the switches of these nodes are connected and hold exactly what is wanted. Raises SwitchTimeout."""
+        members = [self._member(node) for node in nodes]
+        what = "the switches of " + ", ".join(member.node for member in members)
+        self._until(lambda: self.is_ready and all(member.settled for member in members), timeout, what)
+
+    def wait_port(self, node: str, port: str, timeout: float) -> None:
+        """Until the switch of a node has a port. Raises SwitchTimeout."""
+        member = self._member(node)
+        self._until(lambda: port in member.ports, timeout, f"port {port} of {node}")
+
+    # --- looking
+
+    def neighbours(self, node: str) -> tuple[str, ...]:
+        """The nodes that this one should have a tunnel to."""
+        return self._plan.overlay.peers(node)
+
+    def status(self) -> dict[str, Any]:
+        """All of it, for people and for ``/v1.0/topology``."""
+        return {
+            "ready": self.is_ready,
+            "nodes": {node: self.node_status(node) for node in self._members},
+            "tunnels": [self._tunnel_status(ends, weight) for ends, weight in self._weights.items()],
+            "partitions": [list(group) for group in self._plan.overlay.partitions()],
+            "repairs": sum(member.repairs for member in self._members.values()),
+        }
+
+    def node_status(self, node: str) -> dict[str, Any]:
+        member = self._member(node)
+        return {
+            "dpid": f"{member.dpid:016x}",
+            "connected": member.connected,
+            "in_sync": self.is_ready and member.settled,
+            "flows_wanted": member.wanted,
+            "flows_installed": len(member.installed),
+            "ports_missing": member.missing_ports(),
+            "denied_packets": member.denied,
+            "repairs": member.repairs,
+            "error": member.error,
+        }
+
+    def denied(self, node: str) -> int:
+        """Packets dropped at the ports of a node because their source was not the port's own, as of the last audit."""
+        return self._member(node).denied
+
+    def flows(self, dpid: str) -> list[dict[str, Any]]:
+        """All entries in a switch right now, foreign ones too, in the shape of Ryu's ``ofctl_rest``.
+
+        Raises NotFound for a datapath id that is not in the topology, SwitchGone, SwitchTimeout.
+        """
+        for member in self._members.values():
+            if f"{member.dpid:016x}" == dpid:
+                return [as_ofctl(entry) for entry in self.board.read(member.node, ours_only=False)]
+        raise NotFound(f"no node has a switch with the datapath id {dpid}")
+
+    # --- inside: one switch
+
+    def _work(self, member: Member) -> None:
+        delay = FIRST_RETRY
+        while True:
+            member.dirty.wait()
+            member.dirty.clear()
+            if not self.is_ready or not member.connected:
+                continue
+            try:
+                with self._slots:
+                    hub.sleep(0)  # a switch without changes would not wait for anything, nor would the next hundred
+                    self._sync(member)
+                delay, member.error = FIRST_RETRY, None
+            except SwitchGone:
+                continue  # it marks itself when it is back
+            except SwitchError as error:
+                LOG.warning("%s; next try in %.1f s", error, delay)
+                member.fresh, member.error = False, str(error)
+                hub.sleep(delay)
+                delay = min(2 * delay, LAST_RETRY)
+                member.dirty.set()
+            except Exception as error:  # a defect here must not end the care for this switch
+                LOG.exception("could not bring the switch of %s up to date", member.node)
+                member.fresh, member.error = False, f"internal error: {error}"
+                hub.sleep(LAST_RETRY)
+                member.dirty.set()
+
+    def _sync(self, member: Member) -> None:
+        if member.sync():
+            self._mark(peer for peer in self.neighbours(member.node) if self._members[peer].lagging)
+        self._notify()
+
+    def _advance(self, member: Member, track: Track, version: int, deadline: float) -> None:
+        def may() -> bool:
+            return member.reachable(track) >= version
+
+        if not may():
+            self._mark(self._members)
+            what = f"the switches between {member.node} and the new place of {track.newest.container}"
+            self._until(may, deadline - time.monotonic(), what)
+        member.advance(track, version)
+
+    # --- inside: all of them
+
+    def _push(self, track: Track, step: Binding) -> int:
+        seen = [member.versions.get(step.container, track.version) for member in self._members.values()]
+        track.forget(min(seen))
+        return track.push(step)
+
+    def _ports_changed(self, node: str) -> None:
+        member = self._members[node]
+        member.take_ports()
+        before = {end for end in self._dead_ends if end[0] == node}
+        dead = member.dead_ends()
+        if dead != before:
+            self._dead_ends = self._dead_ends - before | dead
+            self._reroute.set()
+        self._mark([node])
+        self._notify()
+
+    def _work_on_routes(self) -> None:
+        """A tunnel is dead when either end says so; a switch that is not connected keeps the last word it said."""
+        while True:
+            self._reroute.wait()
+            hub.sleep(REROUTE_DELAY)
+            self._reroute.clear()
+            dead: frozenset[Pair] = frozenset(pair(*end) for end in self._dead_ends)
+            if dead == self._plan.overlay.dead:
+                continue
+            self._plan.overlay = Overlay(self._members, self._weights, dead)
+            parts = self._plan.overlay.partitions()
+            LOG.warning("tunnels down: %s; partitions: %d", sorted(dead) or "none", len(parts))
+            self._mark(self._members)
+            self._notify()
+
+    def _work_on_audits(self) -> None:
+        while True:
+            hub.sleep(self._audit_interval)
+            for member in self._members.values():
+                if not self.is_ready or not member.fresh or not member.connected:
+                    continue
+                try:
+                    with self._slots:
+                        if member.audit():
+                            self._mark([member.node])
+                except SwitchError as error:
+                    LOG.warning("could not look at what the switch of %s holds: %s", member.node, error)
+
+    def _everywhere(self, name: str, version: int) -> bool:
+        return name not in self._tracks or all(
+            member.versions.get(name, -1) >= version for member in self._connected_members()
+        )
+
+    def _connected_members(self) -> list[Member]:
+        return [member for member in self._members.values() if member.connected]
+
+    def _member(self, node: str) -> Member:
+        if node not in self._members:
+            raise NotFound(f"there is no node {node}")
+        return self._members[node]
+
+    def _tunnel_status(self, ends: Pair, weight: float) -> dict[str, Any]:
+        down = [node for node, peer in (ends, ends[::-1]) if (node, peer) in self._dead_ends]
+        return {"between": list(ends), "weight": weight, "up": not down, "down_at": down}
+
+    def _mark(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            self._members[node].dirty.set()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, hub.Event()
+        changed.set()
+
+    def _until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
+        deadline = time.monotonic() + timeout
+        while not done():
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._changed.wait(left):
+                if done():
+                    return
+                raise SwitchTimeout(f"waited {timeout:.1f} s in vain for {what}")

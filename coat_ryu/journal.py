@@ -1,0 +1,136 @@
+"""What the controller must not forget: containers and migrations, in SQLite, written before they are acted on.
+
+One row a container (its completed spec and the node it lives on) and one a migration (its record, and what recovery
+needs besides it). Write-ahead logging with ``synchronous=FULL``: a row that was written survives a power cut
+(https://www.sqlite.org/wal.html).
+"""
+
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_ryu.errors import CoatError
+from coat_ryu.model import ContainerSpec
+from coat_ryu.saga import Migration
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (name TEXT PRIMARY KEY, spec TEXT NOT NULL, node TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS migrations (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT UNIQUE NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL, context TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS pulse (id INTEGER PRIMARY KEY, at TEXT);
+"""
+
+
+class JournalError(CoatError):
+    default_cause = "journal_failed"
+    response = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A container that exists: its completed spec, and the node it was last known on."""
+
+    spec: ContainerSpec
+    node: str
+
+
+class Journal:
+    """The file. Every method raises JournalError when it cannot be read or written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            # Ryu's green threads are one thread; the flag only spares the hub's tpool a false alarm
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA_VERSION):
+                raise JournalError(
+                    f"{path} has journal version {version}; this coat_ryu writes version {SCHEMA_VERSION}"
+                )
+            self._db.executescript(_SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};")
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(f"the journal {path} cannot be opened: {error}") from error
+
+    def busy_timeout(self, seconds: float) -> None:
+        """How long a write waits for another process that holds the file."""
+        self._do(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+
+    def check(self) -> None:
+        """Writes a row, the only way to know that one can be written (a full disk). Raises JournalError."""
+        self._do("INSERT OR REPLACE INTO pulse VALUES (0, datetime())")
+
+    def residents(self) -> dict[str, Resident]:
+        rows = self._do("SELECT name, spec, node FROM containers ORDER BY name")
+        return {name: Resident(ContainerSpec.model_validate_json(spec), node) for name, spec, node in rows}
+
+    def put_resident(self, spec: ContainerSpec, node: str) -> None:
+        self._do("INSERT OR REPLACE INTO containers VALUES (?, ?, ?)", spec.name, spec.model_dump_json(), node)
+
+    def drop_resident(self, name: str) -> None:
+        self._do("DELETE FROM containers WHERE name = ?", name)
+
+    def put_migration(self, migration: Migration, context: dict[str, Any]) -> None:
+        """Writes the record. ``context`` is JSON that recovery needs and no reader of the record does."""
+        self._do(
+            "INSERT INTO migrations (id, state, record, context) VALUES (?, ?, ?, ?) ON CONFLICT (id)"
+            " DO UPDATE SET state = excluded.state, record = excluded.record, context = excluded.context",
+            migration.id,
+            migration.state,
+            migration.model_dump_json(),
+            json.dumps(context),
+        )
+
+    def migration(self, identifier: str) -> Migration | None:
+        rows = self._do("SELECT record FROM migrations WHERE id = ?", identifier)
+        return Migration.model_validate_json(rows[0][0]) if rows else None
+
+    def migrations(self) -> list[Migration]:
+        """All records, the newest first."""
+        rows = self._do("SELECT record FROM migrations ORDER BY serial DESC")
+        return [Migration.model_validate_json(record) for (record,) in rows]
+
+    def latest(self, container: str) -> Migration | None:
+        """The container's newest migration."""
+        rows = self._do(
+            "SELECT record FROM migrations WHERE json_extract(record, '$.container') = ? ORDER BY serial DESC LIMIT 1",
+            container,
+        )
+        return Migration.model_validate_json(rows[0][0]) if rows else None
+
+    def unfinished(self) -> list[tuple[Migration, dict[str, Any]]]:
+        """Migrations that a controller left running, the oldest first."""
+        rows = self._do("SELECT record, context FROM migrations WHERE state = 'running' ORDER BY serial")
+        return [(Migration.model_validate_json(record), json.loads(context)) for record, context in rows]
+
+    def prune(self, keep: int, finished_before: str = "") -> int:
+        """Forgets finished migrations: all but the newest ``keep``, and those that ended before a time (RFC 3339, UTC).
+
+        Returns how many went.
+        """
+        before = self._db.total_changes
+        self._do(
+            "DELETE FROM migrations WHERE state != 'running' AND (json_extract(record, '$.finished_at') < ?"
+            " OR serial NOT IN (SELECT serial FROM migrations ORDER BY serial DESC LIMIT ?))",
+            finished_before,
+            keep,
+        )
+        return self._db.total_changes - before
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _do(self, statement: str, *values: str | int) -> list[Any]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"the journal {self.path} cannot be used: {error}") from error

@@ -1,0 +1,70 @@
+"""Prometheus metrics of the controller."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from coat_ryu.saga import Migration
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+_LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._migrations = Counter(
+            "coat_migrations", "Migrations that ended", ["state", "mode"], registry=self.registry
+        )
+        self._downtime = Histogram(
+            "coat_downtime_seconds", "Freeze to first instruction", ["mode"], buckets=_SECONDS, registry=self.registry
+        )
+        self._step = Histogram(
+            "coat_step_seconds", "Duration of a step", ["step", "mode"], buckets=_SECONDS, registry=self.registry
+        )
+        self._overhead = Histogram(
+            "coat_remote_overhead_seconds",
+            "Remote control a migration",
+            ["mode"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._packets = Counter("coat_hold_packets", "Packets at the hold", ["what"], registry=self.registry)
+
+        self._lag = Histogram(
+            "coat_event_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=self.registry
+        )
+        self._largest_lag = Gauge(
+            "coat_event_loop_lag_max_seconds", "The largest lag since the start", registry=self.registry
+        )
+        self._own_lag = Gauge(
+            "coat_event_loop_own_lag_max_seconds",
+            "The largest lag since the start, less what the machine had no processor for us",
+            registry=self.registry,
+        )
+        self._most = self._most_own = 0.0
+
+    def lag(self, seconds: float, starved: float) -> None:
+        """Adds a look at the event loop: how much later than asked it came back from a sleep, and how much of that the
+        process waited for a processor.
+        """
+        self._lag.observe(seconds)
+        self._most = max(self._most, seconds)
+        self._most_own = max(self._most_own, seconds - starved)
+        self._largest_lag.set(self._most)
+        self._own_lag.set(self._most_own)
+
+    def count(self, migration: Migration) -> None:
+        """Adds a migration that has ended."""
+        self._migrations.labels(migration.state, migration.mode).inc()
+        for step in migration.steps:
+            if step.duration_s is not None:
+                self._step.labels(step.name, migration.mode).observe(step.duration_s)
+        if migration.downtime_s is not None:
+            self._downtime.labels(migration.mode).observe(migration.downtime_s)
+        self._overhead.labels(migration.mode).observe(migration.remote_overhead_s)
+        self._packets.labels("held").inc(migration.held_packets)
+        self._packets.labels("replayed").inc(migration.replayed_packets)
+        self._packets.labels("dropped").inc(migration.dropped_packets)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

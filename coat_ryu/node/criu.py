@@ -1,0 +1,100 @@
+"""What CRIU leaves behind: its statistics and the errors in its logs."""
+
+import struct
+from pathlib import Path
+
+from coat_ryu.node import gate
+
+MAGIC = (0x55105940, 0x57093306)
+"""CRIU's "service" and "stats" magics (criu/include/magic.h)."""
+
+# Field numbers of dump_stats_entry and restore_stats_entry (CRIU, images/stats.proto). Times in microseconds.
+DUMP_FIELDS = {
+    1: "freezing_time",
+    2: "frozen_time",
+    3: "memdump_time",
+    4: "memwrite_time",
+    5: "pages_scanned",
+    6: "pages_skipped_parent",
+    7: "pages_written",
+}
+RESTORE_FIELDS = {
+    1: "pages_compared",
+    2: "pages_skipped_cow",
+    3: "forking_time",
+    4: "restore_time",
+    5: "pages_restored",
+}
+ENTRIES = {1: DUMP_FIELDS, 2: RESTORE_FIELDS}
+
+ERRORS_SHOWN = 12
+
+CONFIG = Path("/run/coat/criu.conf")
+"""Read by CRIU for containers that have ``ANNOTATION`` (runc and crun know it); overrides what the runtime asks for."""
+ANNOTATION = f"org.criu.config={CONFIG}"
+
+# A checkpoint names the cgroup of its container, and CRIU would put the processes there, where the runtime does
+# not find them to freeze them again. Left alone, they stay in the one that was made for the destination's container.
+SETTINGS = f"manage-cgroups=ignore\naction-script={gate.SCRIPT}\n"
+
+
+def configure() -> None:
+    """Writes the configuration, and the script that it names, if they are not there."""
+    gate.install()
+    if not CONFIG.exists() or CONFIG.read_text() != SETTINGS:
+        CONFIG.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = CONFIG.with_suffix(".part")
+        part.write_text(SETTINGS)
+        part.rename(CONFIG)
+
+
+def read_stats(path: Path) -> dict[str, int]:
+    """The numbers in ``stats-dump`` or ``stats-restore``. Raises ValueError for another file, OSError."""
+    raw = path.read_bytes()
+    if len(raw) < 12 or struct.unpack_from("<II", raw) != MAGIC:
+        raise ValueError(f"{path}: not CRIU's statistics")
+    (size,) = struct.unpack_from("<I", raw, 8)
+    for number, value in _fields(raw[12 : 12 + size]):
+        if number in ENTRIES and isinstance(value, bytes):
+            names = ENTRIES[number]
+            return {names[key]: number for key, number in _fields(value) if key in names and isinstance(number, int)}
+    return {}
+
+
+def _fields(message: bytes) -> list[tuple[int, int | bytes]]:
+    """Field numbers and values of a message of varints and submessages only (protobuf.dev, "Encoding")."""
+    found: list[tuple[int, int | bytes]] = []
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        value, position = _varint(message, position)
+        if tag & 7 == 0:
+            found.append((tag >> 3, value))
+        elif tag & 7 == 2:
+            found.append((tag >> 3, message[position : position + value]))
+            position += value
+        else:
+            raise ValueError(f"protobuf wire type {tag & 7} is not expected in CRIU's statistics")
+    return found
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(message):
+            raise ValueError("CRIU's statistics are cut off")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, position
+
+
+def errors(log: Path) -> str:
+    """The errors in CRIU's log, the last ones; nothing where there is no log."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join([line for line in lines if "Error (" in line][-ERRORS_SHOWN:])

@@ -1,0 +1,142 @@
+"""The moment of the freeze, for whoever must act in it: CRIU waits while the overlay turns what still arrives away.
+
+Before CRIU freezes a container it runs the action script "pre-dump", in which ours freezes it (``freezer`` says why);
+and once all is frozen, before it closes the sockets to the network, "network-lock" (criu(8), --action-script). There
+ours tells this hook through one FIFO and waits at another, so the frames of a frozen container can be redirected when
+it no longer answers and none is lost yet. All waits have an end: a controller that dies in between costs the container
+a moment, not its life.
+"""
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import remaining
+from coat_ryu.node.verbs import Name, verb
+
+SCRIPT = Path("/run/coat/criu-action")
+PATIENCE = 10.0
+"""Seconds that a frozen container waits to be let through. Then the checkpoint fails and it runs on: if its sockets
+went while frames still come, the kernel would answer those with RST (RFC 9293, section 3.5.2).
+"""
+FROZEN, PASS, FREEZING = "coat-frozen", "coat-pass", "coat-freezing"
+"""Two FIFOs, and the file whose time is the moment of the freeze."""
+
+# CRTOOLS_IMAGE_DIR is the checkpoint's directory, as /proc/PID/fd/N when the runtime has opened it (hence -P). The
+# FIFOs lie beside it, and only while somebody waits at the gate; one that was killed there reads nothing, so none is
+# opened for writing alone, which waits for a reader (fifo(7)).
+_TEXT = f"""#!/bin/sh
+case "$CRTOOLS_SCRIPT_ACTION" in pre-dump|network-lock) ;; *) exit 0 ;; esac
+cd -P "$CRTOOLS_IMAGE_DIR/.." && [ -p {FROZEN} ] || exit 0
+if [ "$CRTOOLS_SCRIPT_ACTION" = network-lock ]; then
+    echo 1<>{FROZEN}
+    timeout {PATIENCE:g} head -c 1 {PASS} >/dev/null
+    exit
+fi
+while IFS= read -r line; do
+    case "$line" in 0::/?*) group="${{line#0::}}" ;; esac
+done <"/proc/$CRTOOLS_INIT_PID/cgroup"
+for switch in /sys/fs/cgroup"$group"/cgroup.freeze /sys/fs/cgroup/unified"$group"/cgroup.freeze; do
+    [ -n "$group" ] && [ -w "$switch" ] && : >{FREEZING} && echo 1 >"$switch" && exit 0
+done
+exit 0
+"""
+
+
+class Gate:
+    """One checkpoint's. ``reached`` is set when the container is frozen, or when it is clear that it will not be."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.passed = threading.Event()
+        self.frozen_at: float | None = None
+
+
+_gates: dict[str, Gate] = {}
+_lock = threading.Lock()
+
+
+def install() -> Path:
+    """The action script's path; written if it is not there."""
+    if not SCRIPT.exists() or SCRIPT.read_text() != _TEXT:
+        SCRIPT.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = SCRIPT.with_suffix(".part")
+        part.write_text(_TEXT)
+        part.chmod(0o700)
+        part.rename(SCRIPT)
+    return SCRIPT
+
+
+@contextlib.contextmanager
+def closed(name: str, bundle: Path) -> Iterator[Gate]:
+    """While this is open, a checkpoint of the container stops at the gate until it is let through, or time is up."""
+    gate = _gate(name)
+    paths = [bundle / FROZEN, bundle / PASS]
+    _remove([*paths, bundle / FREEZING])
+    for path in paths:
+        os.mkfifo(path, 0o600)
+    # Both ends are ours as well, so that neither the script nor this thread can block in open(2) (fifo(7)).
+    frozen, let_through = (os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for path in paths)
+    ended, end = os.pipe2(os.O_CLOEXEC)
+    thread = threading.Thread(target=_watch, args=(gate, frozen, let_through, ended), daemon=True)
+    thread.start()
+    try:
+        yield gate
+    finally:
+        os.close(end)
+        gate.passed.set()
+        thread.join()
+        _remove(paths)
+        with _lock:
+            _gates.pop(name, None)
+        gate.reached.set()
+        for descriptor in (frozen, let_through, ended):
+            os.close(descriptor)
+
+
+def _watch(gate: Gate, frozen: int, let_through: int, ended: int) -> None:
+    ready, _, _ = select.select([frozen, ended], [], [])
+    if frozen not in ready:
+        return
+    gate.frozen_at = time.time()
+    gate.reached.set()
+    if gate.passed.wait(PATIENCE):
+        os.write(let_through, b".")
+
+
+def _gate(name: str) -> Gate:
+    with _lock:
+        return _gates.setdefault(name, Gate())
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+@verb
+def freeze_wait(*, name: Name) -> dict[str, Any]:
+    """Answers when the container is frozen and waits at the gate. May be asked before its checkpoint begins.
+
+    ``frozen_at`` is None when the checkpoint ended without coming here.
+    """
+    gate = _gate(name)
+    if not gate.reached.wait(remaining()):
+        raise Failure("timeout", f"name: {name} has not been frozen")
+    return {"frozen_at": gate.frozen_at}
+
+
+@verb
+def freeze_pass(*, name: Name) -> dict[str, Any]:
+    """Lets a frozen container's checkpoint go on."""
+    with _lock:
+        gate = _gates.get(name)
+    if gate is not None:
+        gate.passed.set()
+    return {"passed": gate is not None}

@@ -1,0 +1,276 @@
+"""Holds: what arrives for a frozen container waits in order at its new place and is delivered when it runs again.
+
+A hold is a TAP on the bridge and a thread that reads it. The TAP lives as long as the hook's file descriptor, so a hold
+can never outlive the hook. What is written back comes out of the same TAP; the flows send it on to the container.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import struct
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from coat_ryu.node import netns, vswitch
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import remaining
+from coat_ryu.node.verbs import Ifname, verb
+
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
+FRAME_MAX = 65536
+KERNEL_QUEUE = 1000
+BURST = 32
+"""Frames written back before looking whether the switch keeps up."""
+QUIET, QUIET_PATIENCE = 0.05, 2.0
+"""A hold that passes frames on is closed when none has come for so long, or after so long at the most: a barrier says
+that a switch's tables have changed, and its datapath follows within milliseconds (ovs-vswitchd, revalidators)."""
+PREDECESSOR_PATIENCE = 25.0
+"""Seconds that another hook may keep a TAP."""
+SWITCH_PATIENCE = 0.05
+"""Seconds to wait for a switch that does not take frames, before writing on regardless."""
+
+
+class Hold:
+    """A TAP, its queue and the thread between them. Counters are frames."""
+
+    def __init__(self, port: str, max_packets: int, max_bytes: int, mtu: int) -> None:
+        self.held = self.replayed = self.dropped = 0
+        self.drained = threading.Event()
+        self._port = port
+        self._max_packets, self._max_bytes = max_packets, max_bytes
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._releasing = threading.Event()
+        self._tap = _open_tap(port)
+        self._wake_read, self._wake_write = os.pipe()
+        self._closing = self._passing = False
+        self._last_frame = 0.0
+        try:
+            self._pace = Pace(_bring_up(port, max_packets, mtu))
+        except Exception:
+            self._close_descriptors()
+            raise
+        self._thread = threading.Thread(target=self._work, name=f"hold {port}", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Writes back all that is held, then whatever comes. Returns at once, ``drained`` is set later."""
+        self._releasing.set()
+        os.write(self._wake_write, b".")
+
+    def wait_until_quiet(self) -> None:
+        """Returns when nobody sends into a released hold any more. One that was not released has nobody to wait for."""
+        give_up = time.monotonic() + QUIET_PATIENCE
+        while self._releasing.is_set() and self._busy() and time.monotonic() < give_up:
+            time.sleep(QUIET / 5)
+
+    def _busy(self) -> bool:
+        """Frames have come just now, or wait for the thread or for the switch: either may be late on a busy node."""
+        lately = time.monotonic() < self._last_frame + QUIET
+        return lately or bool(self._queue) or bool(select.select([self._tap], [], [], 0)[0]) or self._pace.behind()
+
+    def close(self) -> None:
+        self._closing = True
+        os.write(self._wake_write, b".")
+        self._thread.join()
+        self._close_descriptors()
+
+    def counts(self) -> dict[str, int]:
+        """``dropped`` includes what came faster than the thread could read. A hold without room holds nothing, also not
+        what it passes on.
+        """
+        lost = netns.transmit_drops(self._port)
+        if self._max_packets == 0:
+            return {"held": 0, "replayed": 0, "dropped": self.dropped + lost}
+        return {"held": self.held + lost, "replayed": self.replayed, "dropped": self.dropped + lost}
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (self._tap, self._wake_read, self._wake_write):
+            os.close(descriptor)
+
+    def _work(self) -> None:
+        poll = select.poll()
+        poll.register(self._tap, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while not self._closing:
+            ready = dict(poll.poll())
+            if self._wake_read in ready:
+                os.read(self._wake_read, 64)
+            if self._releasing.is_set() and not self._passing:
+                self._drain()
+            if self._tap in ready:
+                self._read()
+
+    def _drain(self) -> None:
+        """All that was there before the release, and what came meanwhile, oldest first.
+
+        ``drained`` waits for the former only: who sends as fast as we do keeps us here until the switches send
+        elsewhere.
+        """
+        due = len(self._queue)
+        while self._queue and not self._closing:
+            for _ in range(min(BURST, len(self._queue))):
+                frame = self._queue.popleft()
+                self._queued_bytes -= len(frame)
+                self._write_back(frame)
+            due -= BURST
+            if due <= 0:
+                self.drained.set()
+            self._read_available(self._keep)
+            self._pace.wait()
+        self._passing = True
+        self.drained.set()
+
+    def _read(self) -> None:
+        if self._passing:
+            self._read_available(self._write_back)
+            self._pace.wait()
+        else:
+            self._read_available(self._keep)
+
+    def _read_available(self, take: Any) -> None:
+        for _ in range(BURST):
+            try:
+                frame = os.read(self._tap, FRAME_MAX)
+            except BlockingIOError:
+                return
+            self.held += 1
+            self._last_frame = time.monotonic()
+            take(frame)
+
+    def _keep(self, frame: bytes) -> None:
+        if len(self._queue) >= self._max_packets or self._queued_bytes + len(frame) > self._max_bytes:
+            self.dropped += 1
+            return
+        self._queue.append(frame)
+        self._queued_bytes += len(frame)
+
+    def _write_back(self, frame: bytes) -> None:
+        try:
+            os.write(self._tap, frame)
+            self.replayed += 1
+        except OSError:  # the interface was taken down behind our back
+            self.dropped += 1
+
+
+class Pace:
+    """Keeps a burst from overrunning the switch: a userspace datapath reads the TAP through a bounded packet socket.
+
+    The kernel's datapath takes each frame within ``write`` and has no such socket.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = str(index)
+        self._limit = int(Path("/proc/sys/net/core/rmem_default").read_text()) // 4
+
+    def wait(self) -> None:
+        give_up = time.monotonic() + SWITCH_PATIENCE
+        while self._waiting() > self._limit and time.monotonic() < give_up:
+            time.sleep(0.0002)
+
+    def behind(self) -> bool:
+        """Whether the switch has not taken yet what was written."""
+        return self._waiting() > 0
+
+    def _waiting(self) -> int:
+        """Bytes in the fullest packet socket on our interface (packet(7); net/packet/af_packet.c, packet_seq_show)."""
+        with open("/proc/net/packet") as table:
+            rows = [line.split() for line in table]
+        return max((int(row[6]) for row in rows if row[4] == self._index), default=0)
+
+
+def _open_tap(port: str) -> int:
+    """A hook whose connection was lost may have the TAP still; it ends soon."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    give_up = time.monotonic() + remaining(PREDECESSOR_PATIENCE)
+    while True:
+        try:
+            fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", port.encode(), IFF_TAP | IFF_NO_PI))
+            return descriptor
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > give_up:
+                os.close(descriptor)
+                raise Failure("conflict", f"port: {port} cannot be made: {error.strerror}") from error
+            time.sleep(0.05)
+
+
+def _bring_up(port: str, queue: int, mtu: int) -> int:
+    """Returns the interface's index. The kernel's queue is at least as long as ours: the thread may be late."""
+    netns.quieten(port)
+    with netns.netlink(port) as route:
+        index = netns.index_of(route, port)
+        if index is None:
+            raise Failure("not_found", f"port: {port} went away")
+        route.link("set", index=index, txqlen=max(queue, KERNEL_QUEUE), mtu=mtu, state="up")
+        return index
+
+
+NOTHING = {"held": 0, "replayed": 0, "dropped": 0}
+
+_holds: dict[str, Hold] = {}
+_lock = threading.Lock()
+
+
+@verb
+def hold_open(*, bridge: Ifname, port: Ifname, max_packets: int, max_bytes: int, mtu: int = 1500) -> dict[str, Any]:
+    """From now on frames sent to ``port`` are kept, the oldest ones up to both bounds. ``mtu`` is the overlay's.
+
+    With ``max_packets`` 0 they are dropped until the release.
+    """
+    if not 0 <= max_packets <= 1_000_000 or max_bytes <= 0:
+        raise Failure("bad_args", "max_packets: 0 to 1000000 are allowed, and max_bytes above 0")
+    if port not in _holds:
+        hold = Hold(port, max_packets, max_bytes, mtu)
+        with _lock:
+            _holds[port] = hold
+        # A row that an earlier hook left still stands for the TAP it had; ovs-vswitchd must open the new one.
+        vswitch.delete_ports(bridge, [port])
+    vswitch.add_port(bridge, port, "hold")
+    return {}
+
+
+@verb
+def hold_release(*, port: Ifname) -> dict[str, Any]:
+    """Writes everything back in order, then passes on at once what still comes. Answers when what was held is out.
+
+    A hold that is not there, for it went with an earlier hook, has held nothing: the container must run on without it.
+    """
+    hold = _holds.get(port)
+    if hold is None:
+        return dict(NOTHING)
+    release(port)
+    if not hold.drained.wait(remaining()):
+        raise Failure("timeout", f"port: {port} did not take back all that was held")
+    return hold.counts()
+
+
+def release(port: str) -> None:
+    """Starts the release of a hold, if there is one, without waiting."""
+    if hold := _holds.get(port):
+        hold.release()
+
+
+@verb
+def hold_close(*, bridge: Ifname, port: Ifname) -> dict[str, Any]:
+    """The TAP and its port are gone; what was still held is lost. Counts are of its whole life."""
+    with _lock:
+        hold = _holds.pop(port, None)
+    if hold is not None:
+        hold.wait_until_quiet()
+    vswitch.delete_ports(bridge, [port])
+    if hold is None:
+        return dict(NOTHING)
+    counts = hold.counts()
+    hold.close()
+    return counts
+
+
+def close_all() -> None:
+    with _lock:
+        for hold in _holds.values():
+            hold.close()
+        _holds.clear()

@@ -1,0 +1,246 @@
+"""Podman by its command line: images and containers of ours."""
+
+import contextlib
+import functools
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_ryu.node import criu
+from coat_ryu.node import netns as namespaces
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import run
+from coat_ryu.node.verbs import Image, Name, Netns, Text, Variable, verb
+
+TIMEOUT = 120
+LABEL_NAME, LABEL_SPEC = "coat.container", "coat.spec"
+NEVER = "0001-01-01T00:00:00Z"
+"""Go's zero time: Podman's way to say that something has not happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where Podman keeps a container: ``bundle`` holds config.json and checkpoints, ``upper`` its writable layer."""
+
+    id: str
+    bundle: Path
+    upper: Path | None
+
+    @property
+    def mounted(self) -> bool:
+        """Whether the container is in use: Podman mounts its root file system beside the writable layer."""
+        return self.upper is not None and self.upper.with_name("merged").is_mount()
+
+
+_places: dict[str, Place] = {}
+"""Spares the critical path a `podman inspect` (50 ms). An entry is good while its bundle is there."""
+
+
+def podman(*arguments: str) -> str:
+    return run(["podman", *arguments], timeout=TIMEOUT)
+
+
+@functools.cache
+def runtime() -> str:
+    """The OCI runtime for our containers: runc where there is one, for it restores on cgroup v1 and v2 without help."""
+    return "runc" if shutil.which("runc") else podman("info", "--format={{.Host.OCIRuntime.Name}}").strip()
+
+
+@functools.cache
+def graph_root() -> Path:
+    """Podman's storage."""
+    return Path(podman("info", "--format={{.Store.GraphRoot}}").strip())
+
+
+def inspect(name: str) -> dict[str, Any] | None:
+    """`podman inspect` of a container, None if there is none."""
+    return _inspect("container", name)
+
+
+def _inspect(kind: str, name: str) -> dict[str, Any] | None:
+    """Podman's exit status is the same for what is not there and for what failed, so the message must tell."""
+    try:
+        found: dict[str, Any] = json.loads(podman("inspect", f"--type={kind}", name))[0]
+    except Failure as failure:
+        if any(text in failure.stderr for text in ("no such container", "no such object", "image not known")):
+            return None
+        raise
+    return found
+
+
+def place(name: str) -> Place:
+    """Where the container is kept. Raises Failure if there is none of that name, or it is not ours."""
+    known = _places.get(name)
+    if known is None or not known.bundle.exists():
+        require(name)
+    return _places[name]
+
+
+def require(name: str) -> dict[str, Any]:
+    """`podman inspect` of a container of ours. Raises Failure if there is none."""
+    raw = inspect(name)
+    if raw is None:
+        raise Failure("not_found", f"name: there is no container {name}")
+    if _labels(raw).get(LABEL_NAME) != name:
+        raise Failure("conflict", f"name: the container {name} is not one of ours: it lacks the label {LABEL_NAME}")
+    driver = raw["GraphDriver"]
+    upper = Path(driver["Data"]["UpperDir"]) if driver["Name"] == "overlay" else None
+    _places[name] = Place(raw["Id"], Path(raw["StaticDir"]), upper)
+    return raw
+
+
+def _labels(raw: dict[str, Any]) -> dict[str, str]:
+    return raw["Config"].get("Labels") or {}
+
+
+def state(raw: dict[str, Any]) -> str:
+    """``created``, ``running``, ``stopped``, ``checkpointed`` or ``paused``, from `podman inspect`."""
+    said = raw["State"]
+    if said["Status"] in ("running", "paused"):
+        return str(said["Status"])
+    if said.get("Checkpointed"):
+        return "checkpointed"
+    # A restore does not count as a start; both are missing where nothing of ours ever ran.
+    ran = said["StartedAt"] != NEVER or said.get("RestoredAt", NEVER) != NEVER
+    return "stopped" if ran else "created"
+
+
+def _summary(raw: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": raw["Name"],
+        "id": raw["Id"],
+        "image": raw["ImageName"],
+        "image_id": raw["Image"],
+        "state": state(raw),
+        "pid": raw["State"]["Pid"] or None,
+        "spec": _spec(raw),
+    }
+
+
+def _spec(raw: dict[str, Any]) -> Any:
+    """What the label holds, None if there is none or it is not JSON: a person may have set it."""
+    try:
+        return json.loads(_labels(raw)[LABEL_SPEC])
+    except (KeyError, ValueError):
+        return None
+
+
+@verb
+def image_inspect(*, image: Image) -> dict[str, Any]:
+    """``id`` is None when the image is not here; ``size`` in bytes."""
+    found = _inspect("image", image)
+    return {"id": found["Id"], "size": found["Size"]} if found else {"id": None, "size": 0}
+
+
+def _pids_limit() -> list[str]:
+    """Podman's default needs the pids controller; a kernel may keep that in cgroup v1 beside a bare cgroup2."""
+    controllers = Path("/sys/fs/cgroup/cgroup.controllers")
+    lacking = controllers.exists() and "pids" not in controllers.read_text().split()
+    return ["--pids-limit=0"] if lacking else []
+
+
+def _options(name: str, env: dict[str, str], netns: str, spec: str) -> list[str]:
+    labels = [f"--label={LABEL_NAME}={name}", f"--label={LABEL_SPEC}={spec}"]
+    variables = [f"--env={key}={value}" for key, value in env.items()]
+    # The host name is in the checkpoint; Podman's default, the container's id, would differ from node to node.
+    identity = [f"--name={name}", f"--hostname={name}", f"--network=ns:{namespaces.path(netns)}"]
+    return [*identity, f"--annotation={criu.ANNOTATION}", *_pids_limit(), "--pull=never", *labels, *variables]
+
+
+def _gone_or_same(name: str, spec: str, wanted: str) -> str | None:
+    """The id of a container that is there already as wanted. What an interrupted creation left is removed."""
+    if inspect(name) is None:
+        return None
+    raw = require(name)
+    found = state(raw)
+    # One that is restored already is as good as one that waits for it.
+    ready = found == "running" or (found == wanted and raw["State"]["Status"] == "exited")
+    if ready and _labels(raw).get(LABEL_SPEC) == spec:
+        return str(raw["Id"])
+    if found != "created":
+        raise Failure("conflict", f"name: there is a container {name} already, {found}")
+    podman("rm", "--force", "--time=0", name)
+    return None
+
+
+@verb
+def container_run(
+    *, name: Name, image: Image, command: list[Text], env: dict[Variable, Text], netns: Netns, spec: Text
+) -> dict[str, Any]:
+    """Runs a container in a namespace that is there already; ``spec`` is kept in its label for whoever asks."""
+    there = _gone_or_same(name, spec, "running")
+    if there is None:
+        options = _options(name, env, netns, spec)
+        there = podman("--runtime", runtime(), "run", "--detach", *options, image, *command).strip()
+    return {"id": there}
+
+
+@verb
+def container_create(
+    *, name: Name, image: Image, command: list[Text], env: dict[Variable, Text], netns: Netns, spec: Text
+) -> dict[str, Any]:
+    """A container that a state can be restored into: all is made ready, but the image's command has never run."""
+    there = _gone_or_same(name, spec, "created")
+    if there is None:
+        options = _options(name, env, netns, spec)
+        there = podman("--runtime", runtime(), "create", *options, image, *command).strip()
+        # Restoring in place wants a stopped container with its config.json written (libpod's restore()).
+        podman("init", name)
+        podman("stop", "--time=0", name)
+        require(name)
+    return {"id": there}
+
+
+@verb
+def container_inspect(*, name: Name) -> dict[str, Any] | None:
+    """None if there is none."""
+    raw = inspect(name)
+    return _summary(raw) if raw else None
+
+
+@verb
+def container_needs(*, name: Name) -> dict[str, Any]:
+    """What a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``,
+    ``mounts`` and ``devices`` of its own.
+    """
+    raw = require(name)
+    upper = _places[name].upper
+    return {
+        "memory": _resident(raw["State"]["Pid"]),
+        "layer": sum(path.lstat().st_size for path in upper.rglob("*")) if upper else 0,
+        "pod": raw.get("Pod") or None,
+        "mounts": [mount["Destination"] for mount in raw.get("Mounts") or []],
+        "devices": [device["PathInContainer"] for device in raw["HostConfig"].get("Devices") or []],
+    }
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory of a process and its descendants (proc_pid_status(5), VmRSS)."""
+    total, family = 0, [pid]
+    while family:
+        one = family.pop()
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{one}/status").read_text()
+            total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+            family += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return total
+
+
+@verb
+def container_list() -> list[dict[str, Any]]:
+    """Containers of ours, whatever their state."""
+    ids = podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL_NAME}").split()
+    return [_summary(raw) for raw in json.loads(podman("inspect", "--type=container", *ids))] if ids else []
+
+
+@verb
+def container_remove(*, name: Name) -> dict[str, Any]:
+    """The container is gone, running or not; ``removed`` is False if there was none."""
+    if inspect(name) is None:
+        return {"removed": False}
+    require(name)
+    podman("rm", "--force", "--time=0", "--ignore", name)
+    _places.pop(name, None)
+    return {"removed": True}

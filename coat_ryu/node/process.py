@@ -1,0 +1,69 @@
+"""Running commands: never through a shell, never without a timeout, never with our own standard streams."""
+
+import contextlib
+import contextvars
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+
+from coat_ryu.node.failure import Failure
+
+DEFAULT_TIMEOUT = 60.0
+
+_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("deadline", default=None)
+
+
+@contextlib.contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Everything inside ends within ``seconds``; an earlier deadline around it stays in force."""
+    outer = _deadline.get()
+    mine = None if seconds is None else time.monotonic() + seconds
+    token = _deadline.set(min((limit for limit in (outer, mine) if limit is not None), default=None))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def remaining(default: float = DEFAULT_TIMEOUT) -> float:
+    """Seconds that are left, at most ``default``. Raises Failure when there are none."""
+    limit = _deadline.get()
+    if limit is None:
+        return default
+    left = limit - time.monotonic()
+    if left <= 0:
+        raise Failure("timeout", "the request's time is used up")
+    return min(left, default)
+
+
+def run(argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> str:
+    """Standard output of a command. Raises Failure with its argv and standard error when it does not succeed."""
+    limit = remaining(timeout)
+    shown = shlex.join(argv)
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Failure("command_failed", f"{argv[0]}: {error.strerror}", command=shown) from error
+    with process:
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            # Its children too: podman leaves CRIU behind when it alone is killed.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise Failure("timeout", f"{argv[0]} did not end within {limit:.0f} s", command=shown) from None
+    stderr = err.decode(errors="replace")
+    if process.returncode != 0:
+        reason = stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        raise Failure("command_failed", f"{argv[0]}: {reason[0]}", command=shown, stderr=stderr)
+    return out.decode(errors="replace")

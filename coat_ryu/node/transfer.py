@@ -1,0 +1,240 @@
+"""State and images from node to node, straight from one hook to the other."""
+
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal
+
+from coat_ryu.node import podman, state
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import remaining
+from coat_ryu.node.stream import BUFFER, Receiver, Sender, tls_context
+from coat_ryu.node.verbs import Image, Name, Rule, Text, verb
+from coat_ryu.node.verbs import address as check_address
+
+TransferId = Annotated[str, Rule(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}", "an id of at most 64 letters, digits and _-")]
+What = Literal["state", "image"]
+
+IDLE_TIMEOUT = 30.0
+"""Seconds without a byte after which a connection is given up."""
+LISTEN_TIMEOUT = 3600.0
+
+
+class Inbox:
+    """One transfer at its receiving end: listens until a peer with the right certificate has delivered everything."""
+
+    def __init__(self, transfer: str, where: str, context: ssl.SSLContext, what: What) -> None:
+        self.directory = podman.graph_root() / "coat" / transfer
+        self.changed = threading.Condition()
+        self.result: dict[str, Any] | None = None
+        self.error: Failure | None = None
+        self.closed = False
+        self._take = {"state": self._take_state, "image": self._take_image}[what]
+        self._context = context
+        self._listener = socket.create_server((where, 0), family=socket.AF_INET6 if ":" in where else socket.AF_INET)
+        self._listener.settimeout(LISTEN_TIMEOUT)
+        self._connections: set[socket.socket] = set()
+        self._turn = threading.Lock()
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._listen, name=f"receive {transfer}", daemon=True).start()
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a delivery is under way or done."""
+        return bool(self._connections) or self.result is not None
+
+    def close(self) -> bool:
+        """Listens no more and removes what came. False if there was nothing to remove."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        for end in (self._listener, *self._connections):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        with self._turn:  # a delivery under way has ended
+            return discard(self.directory)
+
+    def wait(self, timeout: float) -> dict[str, Any]:
+        """What arrived. Raises Failure as soon as a delivery has failed; the next one may still succeed."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.result or self.error or self.closed, timeout)
+            if self.closed:
+                raise Failure("transfer_failed", "the transfer was discarded")
+            if self.result is not None:
+                return self.result
+            if self.error is None:
+                raise Failure("timeout", f"nothing was delivered within {timeout:.0f} s")
+            error, self.error = self.error, None
+            raise error
+
+    def _listen(self) -> None:
+        with self._listener:
+            while self.result is None:
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:
+                    return
+                # A thread each: a stranger that says nothing must not keep the peer waiting.
+                threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
+
+    def _greet(self, connection: socket.socket) -> None:
+        connection.settimeout(IDLE_TIMEOUT)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            secured = self._context.wrap_socket(connection, server_side=True)
+        except OSError:
+            connection.close()
+            return  # whoever it was, it was not the peer, and must not end the transfer
+        with secured, self._turn:
+            self._connections.add(secured)
+            if not self.closed and self.result is None:
+                self._serve(secured)
+            self._connections.discard(secured)
+
+    def _serve(self, connection: ssl.SSLSocket) -> None:
+        receiver = Receiver(connection)
+        try:
+            self._take(receiver)
+            digest = receiver.finish()
+            receiver.acknowledge()
+            return self._report({"bytes": receiver.bytes, "sha256": digest}, None)
+        except Failure as failure:
+            error = failure
+        except Exception as other:  # the disk is full, the archive is broken: whoever waits must hear of it
+            error = Failure("transfer_failed", f"receiving failed: {type(other).__name__}: {other}")
+        discard(self.directory)
+        self._report(None, error)
+
+    def _report(self, result: dict[str, Any] | None, error: Failure | None) -> None:
+        with self.changed:
+            self.result, self.error = self.result or result, error
+            self.changed.notify_all()
+
+    def _take_state(self, receiver: Receiver) -> None:
+        state.unpack(receiver, self.directory)
+
+    def _take_image(self, receiver: Receiver) -> None:
+        with _podman_pipe(["podman", "load", "--quiet"], stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            with process.stdin as pipe, contextlib.suppress(BrokenPipeError):  # it says why on its standard error
+                while data := receiver.read(BUFFER):
+                    pipe.write(data)
+
+
+@contextlib.contextmanager
+def _podman_pipe(
+    argv: list[str], stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that is fed or read by us. Raises Failure when it does not succeed."""
+    with subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, cwd="/") as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+        assert process.stderr is not None
+        stderr = process.stderr.read().decode(errors="replace")
+        if process.wait(remaining()) != 0:
+            raise Failure("command_failed", f"{argv[0]} {argv[1]} failed", command=" ".join(argv), stderr=stderr)
+
+
+def discard(directory: Path) -> bool:
+    if not directory.exists():
+        return False
+    shutil.rmtree(directory)
+    with contextlib.suppress(OSError):  # others are in it still
+        directory.parent.rmdir()
+    return True
+
+
+_inboxes: dict[str, Inbox] = {}
+_sent: dict[str, dict[str, Any]] = {}
+_lock = threading.Lock()
+
+
+def received(transfer: str) -> Path:
+    """The directory of a state that has arrived whole. Raises Failure if it has not."""
+    inbox = _inboxes.get(transfer)
+    if inbox is None or inbox.result is None:
+        raise Failure("conflict", f"transfer: {transfer} has not arrived")
+    return inbox.directory
+
+
+def give_up() -> None:
+    """Nothing that has not begun to arrive is waited for any more."""
+    for inbox in list(_inboxes.values()):
+        if not inbox.receiving:
+            inbox.close()
+
+
+@verb
+def receive_open(*, transfer: TransferId, address: Text, tls: dict[str, str], what: What) -> dict[str, Any]:
+    """Listens on ``address``; answers the TCP ``port``."""
+    check_address("address", address)
+    with _lock:
+        if transfer not in _inboxes:
+            _inboxes[transfer] = Inbox(transfer, address, tls_context(ssl.PROTOCOL_TLS_SERVER, tls), what)
+    return {"port": _inboxes[transfer].port}
+
+
+@verb
+def receive_wait(*, transfer: TransferId, timeout: float) -> dict[str, Any]:
+    """Waits until everything has arrived and is checked: ``bytes``, ``sha256``."""
+    if transfer not in _inboxes:
+        raise Failure("not_found", f"transfer: {transfer} is not open")
+    return _inboxes[transfer].wait(min(timeout, remaining(timeout)))
+
+
+@verb
+def send_state(*, transfer: TransferId, name: Name, to: dict[str, Any], tls: dict[str, str]) -> dict[str, Any]:
+    """Sends the checkpoint and the writable layer of a container; ``to`` is ``address`` and ``port``."""
+    place = podman.place(name)
+    return _send(transfer, to, tls, lambda sender: state.pack(place, sender))
+
+
+@verb
+def send_image(*, transfer: TransferId, image: Image, to: dict[str, Any], tls: dict[str, str]) -> dict[str, Any]:
+    """Sends an image with its names."""
+
+    def fill(sender: Sender) -> None:
+        with _podman_pipe(["podman", "save", "--quiet", image], stdout=subprocess.PIPE) as process:
+            pipe: IO[bytes] | None = process.stdout
+            assert pipe is not None
+            while data := pipe.read(BUFFER):
+                sender.write(data)
+
+    return _send(transfer, to, tls, fill)
+
+
+def _send(transfer: str, to: dict[str, Any], tls: dict[str, str], fill: Callable[[Sender], None]) -> dict[str, Any]:
+    if transfer in _sent:
+        return _sent[transfer]
+    where, port = to.get("address"), to.get("port")
+    if not isinstance(where, str) or not isinstance(port, int):
+        raise Failure("bad_args", "to: address and port are wanted")
+    check_address("to.address", where)
+    context = tls_context(ssl.PROTOCOL_TLS_CLIENT, tls)
+    try:
+        with socket.create_connection((where, port), remaining(IDLE_TIMEOUT)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with context.wrap_socket(connection) as secured:
+                sender = Sender(secured)
+                fill(sender)
+                _sent[transfer] = {"sha256": sender.finish(), "bytes": sender.bytes}
+    except OSError as error:
+        raise Failure("transfer_failed", f"sending to {where} port {port} failed: {error}") from error
+    return _sent[transfer]
+
+
+@verb
+def transfer_discard(*, transfer: TransferId) -> dict[str, Any]:
+    """Nothing of the transfer is left on this node, neither what came nor the memory that it was sent."""
+    with _lock:
+        inbox, sent = _inboxes.pop(transfer, None), _sent.pop(transfer, None)
+    kept = inbox.close() if inbox else discard(podman.graph_root() / "coat" / transfer)
+    return {"removed": kept or inbox is not None or sent is not None}

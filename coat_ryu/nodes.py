@@ -1,0 +1,145 @@
+"""Brings every node into shape and keeps it there: its bridge, its tunnels, the controller's address.
+
+A node that cannot be reached is reported and tried again; the others do not wait for it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from coat_ryu.errors import CoatError, Conflict, NotFound
+from coat_ryu.model import Node, Topology, tunnel_port
+from coat_ryu.overlay import Overlay
+
+LOG = logging.getLogger(__name__)
+
+BRIDGE = "coat"
+PREPARE_TIMEOUT = 60.0
+RETRY_FIRST, RETRY_LAST = 1.0, 30.0
+
+
+class Reply(Protocol):
+    """A hook's answer. Times in seconds; ``started_at`` and ``finished_at`` on the controller's clock."""
+
+    result: Any
+    started_at: float
+    finished_at: float
+    remote_overhead_s: float
+
+
+class Remote(Protocol):
+    """The channel to one node's hook.
+
+    ``call`` raises NodeError, NodeUnreachable or NodeTimeout. ``clock_offset`` is what must be
+    added to the node's clock to get the controller's, in seconds.
+    """
+
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def clock_offset(self) -> float: ...
+    def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> Any: ...
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def status(self) -> dict[str, Any]: ...
+
+
+@dataclass
+class Site:
+    """A node as the controller has it: what the file says, the channel to it, and how it is."""
+
+    node: Node
+    remote: Remote
+    ready: bool = False
+    error: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> Any:
+        return self.remote.call(verb, args, timeout)
+
+
+class Nodes:
+    """All sites. ``make_remote(node, on_up, on_down)`` opens the channel; ``on_ready(site)`` is called when one is in
+    shape.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        make_remote: Callable[[Node, Callable[[], None], Callable[[], None]], Remote],
+        openflow: Callable[[str], str],
+        on_ready: Callable[[Site], None],
+    ) -> None:
+        self._topology = topology
+        self._overlay = Overlay.of(topology)
+        self._openflow = openflow
+        self._on_ready = on_ready
+        self._closing = threading.Event()
+        self.sites: dict[str, Site] = {}
+        for node in topology.nodes:
+            name = node.name
+            remote = make_remote(node, lambda name=name: self._up(name), lambda name=name: self._down(name))  # type: ignore[misc]
+            self.sites[name] = Site(node, remote)
+
+    def start(self) -> None:
+        for site in self.sites.values():
+            site.remote.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        for site in self.sites.values():
+            site.remote.close()
+
+    def site(self, name: str) -> Site:
+        """Raises NotFound."""
+        if name not in self.sites:
+            known = ", ".join(self.sites) or "none"
+            raise NotFound(f"there is no node {name!r}; there are: {known}", cause="no_such_node")
+        return self.sites[name]
+
+    def ready(self, name: str, field_name: str = "node") -> Site:
+        """The site if it can be worked with now. Raises NotFound, Conflict."""
+        site = self.site(name)
+        if not site.ready:
+            why = site.error or site.remote.status().get("error") or "it has not been reached yet"
+            raise Conflict(f"{field_name}: node {name} is not connected: {why}", cause="node_not_connected")
+        return site
+
+    def _up(self, name: str) -> None:
+        threading.Thread(target=self._prepare, args=(self.sites[name],), daemon=True).start()
+
+    def _down(self, name: str) -> None:
+        self.sites[name].ready = False
+
+    def _prepare(self, site: Site) -> None:
+        """Tries until it works, the channel goes down (a new one starts anew) or the controller ends."""
+        delay = RETRY_FIRST
+        while site.remote.connected and not self._closing.is_set():
+            try:
+                self._shape(site)
+                site.error, site.ready = None, True
+                LOG.info("node %s is in shape", site.node.name)
+                self._on_ready(site)
+                return
+            except CoatError as error:
+                site.error = str(error)
+                LOG.warning(
+                    "node %s could not be brought into shape, again in %.0f s: %s", site.node.name, delay, error
+                )
+            self._closing.wait(delay)
+            delay = min(delay * 2, RETRY_LAST)
+
+    def _shape(self, site: Site) -> None:
+        node = site.node
+        site.facts = site.call("hello").result
+        bridge = {
+            "bridge": BRIDGE,
+            "dpid": node.switch,
+            "controllers": [self._openflow(site.facts["controller"])],
+            "datapath": node.datapath,
+        }
+        site.facts["datapath"] = site.call("bridge_ensure", bridge, PREPARE_TIMEOUT).result["datapath"]
+        tunnels = {tunnel_port(peer): str(self._topology.node(peer).address) for peer in self._overlay.peers(node.name)}
+        site.call("tunnels_ensure", {"bridge": BRIDGE, "tunnels": tunnels}, PREPARE_TIMEOUT)

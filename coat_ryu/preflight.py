@@ -1,0 +1,96 @@
+"""May a container be moved at all: decided from what both nodes say of themselves, before anything is touched.
+
+``facts`` are the hook's ``hello``, ``needs`` its ``container_needs``. A feature that cannot be known (a node that does
+not say) is no reason to refuse.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from coat_ryu.errors import Conflict
+
+CRIU_LEAST, PODMAN_LEAST = (4, 2), (4, 2)
+"""CRIU 4.1 fails on the sockets of current kernels; Podman 4.2 restores into an existing namespace."""
+
+RESERVE = 64 << 20
+"""Bytes of disk and memory that a migration leaves alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    cause: str
+    message: str
+
+
+def check(source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any]) -> None:
+    """Raises Conflict with the first reason, if there is one."""
+    for refusal in refusals(source, destination, here, there, needs):
+        raise Conflict(refusal.message, cause=refusal.cause)
+
+
+def refusals(
+    source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any]
+) -> Iterator[Refusal]:
+    """Every reason not to move a container from ``source`` to ``destination``."""
+    yield from _versions(source, here["versions"])
+    yield from _versions(destination, there["versions"])
+    yield from _runtimes(source, destination, here["versions"], there["versions"])
+    yield from _processors(source, destination, here, there)
+    yield from _room(source, destination, here, there, needs)
+    yield from _container(needs)
+
+
+def _versions(node: str, versions: dict[str, str | None]) -> Iterator[Refusal]:
+    for name, least in (("criu", CRIU_LEAST), ("podman", PODMAN_LEAST)):
+        have = versions.get(name)
+        wanted = ".".join(map(str, least))
+        if have is None:
+            yield Refusal(f"no_{name}", f"node {node} has no {name}; {wanted} or newer is wanted")
+        elif _number(have) < least:
+            yield Refusal(f"old_{name}", f"node {node} has {name} {have}; {wanted} or newer is wanted")
+
+
+def _runtimes(
+    source: str, destination: str, here: dict[str, str | None], there: dict[str, str | None]
+) -> Iterator[Refusal]:
+    mine, theirs = ((versions.get("runtime") or "").partition(" ")[0] for versions in (here, there))
+    if mine != theirs:
+        message = f"{source} runs containers with {mine or 'nothing'} and {destination} with {theirs or 'nothing'}"
+        yield Refusal("runtime_differs", f"{message}; a checkpoint of one cannot be restored by the other")
+
+
+def _processors(source: str, destination: str, here: dict[str, Any], there: dict[str, Any]) -> Iterator[Refusal]:
+    """A process may use whatever its processor had when it started (criu(8), --cpu-cap)."""
+    lacking = sorted(set(here.get("cpu_flags") or ()) - set(there.get("cpu_flags") or here.get("cpu_flags") or ()))
+    if lacking:
+        message = f"the processor of {destination} lacks what that of {source} has: {' '.join(lacking)}"
+        yield Refusal("cpu_features", message)
+
+
+def _room(
+    source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any]
+) -> Iterator[Refusal]:
+    memory, layer = needs.get("memory", 0), needs.get("layer", 0)
+    wants = (
+        (source, "disk", here.get("disk_free"), memory),
+        (destination, "disk", there.get("disk_free"), memory + 2 * layer),  # as it comes, and where it goes
+        (destination, "memory", there.get("memory_free"), memory),
+    )
+    for node, kind, free, wanted in wants:
+        if free is not None and free < wanted + RESERVE:
+            have, want = free >> 20, (wanted + RESERVE) >> 20
+            yield Refusal(f"no_{kind}", f"node {node} has {have} MiB of {kind} left; the move needs {want} MiB")
+
+
+def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
+    if needs.get("pod"):
+        yield Refusal("in_a_pod", f"container: it is in the pod {needs['pod']}, whose namespaces do not move with it")
+    for mount in needs.get("mounts", ()):
+        yield Refusal("has_mounts", f"container: what is mounted at {mount} would stay behind; it cannot be moved")
+    for device in needs.get("devices", ()):
+        yield Refusal("has_devices", f"container: it uses the device {device}, which CRIU cannot move")
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

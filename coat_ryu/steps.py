@@ -1,0 +1,359 @@
+"""What each step of the saga does, and how it is taken back.
+
+Every function here can be repeated: a controller that died between doing a step and writing that it was done does it
+again. Work on nodes goes through ``Move.call``, which adds up what remote control cost.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from coat_ryu.containers import create_args, endpoint_args, endpoint_name
+from coat_ryu.errors import CoatError, Conflict, NodeUnreachable, SwitchError, SwitchTimeout
+from coat_ryu.fabric import Waiter
+from coat_ryu.keys import Identity, one_time_pair
+from coat_ryu.model import Binding, ContainerSpec, container_port, namespace_name
+from coat_ryu.moves import QUICK, Ahead, Move, Tally
+from coat_ryu.nodes import BRIDGE, Site
+from coat_ryu.preflight import check as may_move
+
+PORT_TIMEOUT = 10.0
+CUT_OVER_TIMEOUT = 10.0
+"""Seconds that a port may take to be known to its switch's controller, and switches to confirm a cut-over."""
+SWITCH_PATIENCE, SWITCH_POLL = 5.0, 0.25
+"""Seconds that a switch may be away when there is no other way than on, and between two tries."""
+DELIVERY_PATIENCE = 20.0
+"""Seconds that the destination may need for its part after the connection to the source was lost."""
+
+
+# ---- before the freeze
+
+
+def preflight(move: Move, tally: Tally) -> None:
+    """Refuses what cannot work. Nothing is touched."""
+    here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
+    if here is None or here["state"] != "running":
+        state = "not there" if here is None else here["state"]
+        raise Conflict(f"container: {move.name} is {state} on {move.record.source}, not running", cause="not_running")
+    there = move.call(tally, move.destination, "container_inspect", {"name": move.name}).result
+    if there is not None and there["state"] == "running":
+        message = f"to: {move.record.destination} runs a container {move.name} already; end that one first"
+        raise Conflict(message, cause="name_in_use")
+    needs = move.call(tally, move.source, "container_needs", {"name": move.name}).result
+    facts = [move.call(tally, site, "hello", {}).result for site in (move.source, move.destination)]
+    may_move(move.record.source, move.record.destination, facts[0], facts[1], needs)
+    if there is not None:  # what an earlier migration left
+        move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
+    tally.detail["image"] = here["image"]
+
+
+def image(move: Move, tally: Tally) -> None:
+    """The destination has the image before anything is frozen: the state holds only what differs from it."""
+    wanted = {"image": move.spec.image}
+    if move.call(tally, move.destination, "image_inspect", wanted).result["id"] is not None:
+        tally.detail["brought"] = False
+        return
+    transfer = move.transfer + "-image"
+    sender, receiver = one_time_pair(transfer)
+    to = _receive(move, tally, transfer, receiver, "image")
+    args = {"transfer": transfer, **wanted, "to": to, "tls": sender.as_args()}
+    sent = move.call(tally, move.source, "send_image", args, move.bulk).result
+    move.call(tally, move.destination, "receive_wait", {"transfer": transfer, "timeout": move.bulk}, move.bulk)
+    tally.detail.update(brought=True, bytes=sent["bytes"])
+
+
+def hold(move: Move, tally: Tally) -> None:
+    """A queue at the destination, known to the switches. It fills from the freeze on."""
+    args = {
+        "bridge": BRIDGE,
+        "port": move.tap.port,
+        "max_packets": move.hold_packets,
+        "max_bytes": move.hold_bytes,
+        "mtu": move.inner_mtu,
+    }
+    move.call(tally, move.destination, "hold_open", args)
+    move.fabric.wait_port(move.tap.node, move.tap.port, PORT_TIMEOUT)
+    move.fabric.cut_over(move.waiting(filling=False), CUT_OVER_TIMEOUT)
+
+
+def undo_hold(move: Move, tally: Tally) -> None:
+    """Frames go to the source again, those that waited first."""
+    _turn(move, tally, move.waiting(filling=False))
+    _count(move, move.tidy(tally, move.destination, "hold_release", {"port": move.tap.port}))
+    _count(move, move.tidy(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}))
+    move.fabric.bind(move.at_source())
+
+
+def prepare(move: Move, tally: Tally) -> None:
+    """The container stands ready at the destination, and the receiving end listens."""
+    move.call(tally, move.destination, "container_create", create_args(move.moved_spec), move.bulk)
+    tally.detail["to"] = _receive(move, tally, move.transfer, move.identities()[1], "state")
+
+
+def undo_prepare(move: Move, tally: Tally) -> None:
+    move.tidy(tally, move.destination, "container_remove", {"name": move.name})
+    move.tidy(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+
+
+# ---- the paper's steps
+
+
+def checkpoint(move: Move, tally: Tally) -> None:
+    ahead = Ahead(lambda: move.call(tally, move.source, "checkpoint", _checkpoint_args(move), move.bulk))
+    turn_away(move, move.waiting(filling=True))
+    _note_checkpoint(move, tally, ahead.result().result)
+
+
+def turn_away(move: Move, binding: Binding) -> None:
+    """At the gate: the container is frozen, its sockets still answer, and from here on what arrives goes to the hold.
+
+    A gate that is not reached, for the checkpoint failed, is the checkpoint's own affair.
+    """
+    if move.source.call("freeze_wait", {"name": move.name}, move.bulk).result["frozen_at"] is None:
+        return
+    move.fabric.cut_over(binding, CUT_OVER_TIMEOUT)  # when this fails nobody is let through, and the container runs on
+    move.source.call("freeze_pass", {"name": move.name}, QUICK)
+
+
+def undo_checkpoint(move: Move, tally: Tally) -> None:
+    """The container runs on at the source, from its own checkpoint. A copy that was never stopped is left alone."""
+    _endpoint(move, tally, move.source, move.spec)
+    here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
+    if here is not None and here["state"] in ("running", "paused"):
+        move.call(tally, move.source, "thaw", {"name": move.name})
+        return
+    args = {**_restore_args(move), "transfer": None}
+    move.call(tally, move.source, "restore", args, move.bulk)
+
+
+def clear_namespace(move: Move, tally: Tally) -> None:
+    """The source's namespace goes. Before the pivot it must; after it, what a lost host keeps harms nobody."""
+    remove = move.tidy if move.record.past_pivot else move.call
+    remove(tally, move.source, "endpoint_remove", endpoint_name(move.name))
+
+
+def undo_clear_namespace(move: Move, tally: Tally) -> None:
+    _endpoint(move, tally, move.source, move.spec)
+
+
+def transfer(move: Move, tally: Tally) -> None:
+    to = _receive(move, tally, move.transfer, move.identities()[1], "state")
+    sent = move.call(tally, move.source, "send_state", _send_args(move, to), move.bulk).result
+    waiting = {"transfer": move.transfer, "timeout": QUICK}
+    move.call(tally, move.destination, "receive_wait", waiting, move.bulk)
+    move.record.checkpoint_bytes = sent["bytes"]
+    tally.detail.update(sent)
+
+
+def undo_transfer(move: Move, tally: Tally) -> None:
+    move.tidy(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+
+
+def create_namespace(move: Move, tally: Tally) -> None:
+    _endpoint(move, tally, move.destination, move.moved_spec)
+
+
+def undo_create_namespace(move: Move, tally: Tally) -> None:
+    move.tidy(tally, move.destination, "container_remove", {"name": move.name})
+    move.tidy(tally, move.destination, "endpoint_remove", endpoint_name(move.name))
+
+
+def flow_update(move: Move, tally: Tally) -> None:
+    """The binding is the destination's; what arrives is held there until the restore (the paper's step 3).
+
+    Ahead of the freeze it is not: then the destination may only send already, and the rest is done at the gate.
+    """
+    ahead = "checkpoint" not in move.record.begun()
+    move.fabric.cut_over(move.expecting() if ahead else move.crossing(filling=True), CUT_OVER_TIMEOUT)
+
+
+def undo_flow_update(move: Move, tally: Tally) -> None:
+    """The binding is the source's again. The hold stays in force until the container can take what waits in it."""
+    _turn(move, tally, move.waiting(filling=True))
+
+
+def restore(move: Move, tally: Tally) -> None:
+    """The container runs again, and is given what waited for it."""
+    created = {"verb": "container_create", "args": move.fenced(create_args(move.moved_spec))}
+    reply = move.call(tally, move.destination, "chain", {"steps": [created, *_restore_steps(move)]}, move.bulk)
+    restored, released = (step["result"] for step in reply.result["steps"][-2:])
+    _note_restore(move, tally, restored, released)
+
+
+def undo_restore(move: Move, tally: Tally) -> None:
+    """No copy at the destination, whether or not one came to life there. A dead host is swept if it comes back."""
+    remove = move.tidy if move.destination_gone else move.call
+    remove(tally, move.destination, "container_remove", {"name": move.name})
+
+
+# ---- the same three steps, handed to both nodes before the first starts
+
+
+def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str, float, Tally], None]) -> None:
+    """Checkpoint, transfer and restore; the nodes drive each other and the controller only watches.
+
+    ``began(step, at)`` and ``ended(step, at, tally)`` are told of each step, in order, on the controller's clock.
+    """
+    to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
+    waiting = {"verb": "receive_wait", "args": move.fenced({"transfer": move.transfer, "timeout": move.bulk})}
+    sending = [
+        {"verb": "checkpoint", "args": move.fenced(_checkpoint_args(move))},
+        {"verb": "send_state", "args": move.fenced(_send_args(move, to))},
+    ]
+    ahead = Ahead(lambda: move.destination.call("chain", {"steps": [waiting, *_restore_steps(move)]}, move.bulk))
+    try:
+        sending_ahead = Ahead(lambda: move.source.call("chain", {"steps": sending}, move.bulk))
+        turn_away(move, move.crossing(filling=True))
+        sent = sending_ahead.result()
+    except CoatError as error:
+        if isinstance(error, NodeUnreachable) and error.node == move.record.source:
+            ahead.settle(DELIVERY_PATIENCE)  # the nodes need no controller for what they were handed
+        # the receiver waits for a state that will not come
+        move.destination.call("transfer_discard", move.fenced({"transfer": move.transfer}), QUICK)
+        ahead.settle()
+        raise
+    received = ahead.result()
+    dumped, passed = sent.result["steps"]
+    arrived, restored, released = received.result["steps"]
+    here, there = move.source.remote.clock_offset, move.destination.remote.clock_offset
+    tally = Tally(0.0, {})
+    _note_checkpoint(move, tally, dumped["result"])
+    ended("checkpoint", dumped["finished_at"] + here, tally)
+    began("transfer", dumped["finished_at"] + here)
+    move.record.checkpoint_bytes = passed["result"]["bytes"]
+    ended("transfer", arrived["finished_at"] + there, Tally(0.0, dict(passed["result"])))
+    began("restore", restored["started_at"] + there)
+    tally = Tally(sent.remote_overhead_s, {})
+    _note_restore(move, tally, restored["result"], released["result"])
+    ended("restore", restored["finished_at"] + there, tally)
+
+
+# ---- after the pivot
+
+
+def finish(move: Move, tally: Tally) -> None:
+    """Frames take the direct way again and nothing is left of the old place."""
+    if move.found_running:
+        move.call(tally, move.destination, "restore", _restore_args(move), move.bulk)
+    _turn(move, tally, move.crossing(filling=False))
+    _count(move, move.call(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}).result)
+    settled = move.fabric.bind(move.at_destination())
+    if move.new_mac != move.spec.mac:
+        _tell_peers(move, tally, settled)
+    move.tidy(tally, move.source, "container_remove", {"name": move.name})
+    move.call(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+
+
+def _tell_peers(move: Move, tally: Tally, settled: Waiter) -> None:
+    """The new MAC is announced, and the paper's explicit clearing (section III, step 3): every peer on a node of ours
+    forgets what it knows of the container's addresses and asks anew.
+    """
+    with contextlib.suppress(SwitchTimeout):  # a peer asks its own switch, which should know the answer
+        settled.wait(CUT_OVER_TIMEOUT)
+    tally.detail["announced"] = move.fabric.announce(move.at_destination())
+    addresses = [str(ip) for ip in move.at_destination().ips]
+    for site, peer in move.containers.peers(move.spec):
+        args = {"netns": namespace_name(peer), "addresses": addresses}
+        move.tidy(tally, site, "neighbour_flush", args)
+
+
+def _turn(move: Move, tally: Tally, binding: Binding) -> None:
+    """A cut-over that must come to its end: when a switch is away it is left to the fabric, which brings every switch
+    up to date when it returns.
+    """
+    give_up = time.monotonic() + SWITCH_PATIENCE
+    while True:
+        try:
+            return move.fabric.cut_over(binding, CUT_OVER_TIMEOUT)
+        except SwitchError as error:
+            if time.monotonic() > give_up:
+                tally.detail["left_to_the_fabric"] = str(error)
+                move.fabric.bind(binding)
+                return None
+            time.sleep(SWITCH_POLL)
+
+
+def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None:
+    """The container's namespace, one byte wider than it will be: the restore lowers the MTU to wake the MSS
+    computation.
+    """
+    args = endpoint_args(spec, move.containers.network(spec), move.inner_mtu + 1)
+    move.call(tally, site, "endpoint_ensure", args)
+    move.fabric.wait_port(site.node.name, container_port(move.name), PORT_TIMEOUT)
+
+
+def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, what: str) -> dict[str, Any]:
+    address = str(move.destination.node.address)
+    args = {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
+    port = move.call(tally, move.destination, "receive_open", args).result["port"]
+    return {"address": address, "port": port}
+
+
+def _checkpoint_args(move: Move) -> dict[str, Any]:
+    return {"name": move.name, "stop_at_gate": True}
+
+
+def _send_args(move: Move, to: dict[str, Any]) -> dict[str, Any]:
+    return {"transfer": move.transfer, "name": move.name, "to": to, "tls": move.identities()[0].as_args()}
+
+
+def _restore_args(move: Move) -> dict[str, Any]:
+    netns = endpoint_name(move.name)["netns"]
+    return {"name": move.name, "transfer": move.transfer, "netns": netns, "mtu": move.inner_mtu}
+
+
+def _restore_steps(move: Move) -> list[dict[str, Any]]:
+    """The restore at the destination, which releases the hold at the container's first instruction; then the counts."""
+    port = {"port": move.tap.port}
+    return [
+        {"verb": "restore", "args": move.fenced({**_restore_args(move), "release": move.tap.port})},
+        {"verb": "hold_release", "args": move.fenced(port)},
+    ]
+
+
+def _note_checkpoint(move: Move, tally: Tally, result: dict[str, Any]) -> None:
+    move.note_frozen(result["frozen_at"])
+    tally.detail.update(result)
+
+
+def _note_restore(move: Move, tally: Tally, restored: dict[str, Any], released: dict[str, Any]) -> None:
+    move.note_resumed(restored["resumed_at"])
+    _count(move, released)
+    tally.detail.update(restored, **released)
+
+
+def _count(move: Move, counts: dict[str, Any] | None) -> None:
+    if counts is None:
+        return
+    move.record.held_packets = max(move.record.held_packets, counts["held"])
+    move.record.replayed_packets = max(move.record.replayed_packets, counts["replayed"])
+    move.record.dropped_packets = max(move.record.dropped_packets, counts["dropped"])
+
+
+Action = Callable[[Move, Tally], None]
+
+DO: dict[str, Action] = {
+    "preflight": preflight,
+    "image": image,
+    "hold": hold,
+    "create_namespace": create_namespace,
+    "prepare": prepare,
+    "flow_update": flow_update,
+    "checkpoint": checkpoint,
+    "clear_namespace": clear_namespace,
+    "transfer": transfer,
+    "restore": restore,
+    "finish": finish,
+}
+
+UNDO: dict[str, Action] = {
+    "hold": undo_hold,
+    "create_namespace": undo_create_namespace,
+    "prepare": undo_prepare,
+    "flow_update": undo_flow_update,
+    "checkpoint": undo_checkpoint,
+    "clear_namespace": undo_clear_namespace,
+    "transfer": undo_transfer,
+    "restore": undo_restore,
+}
