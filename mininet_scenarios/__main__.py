@@ -1,0 +1,3 @@
+from mininet_scenarios.cli import main
+
+main()

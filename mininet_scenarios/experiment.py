@@ -1,0 +1,120 @@
+"""One run of an experiment: a workload, a migration in the middle of it, and what both ends say about it."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from mininet_scenarios.workloads import Outcome, Workload
+
+REQUEST_TIMEOUT = 300.0
+
+
+class Refused(Exception):
+    """The controller answered with an error; ``answer`` is its JSON."""
+
+    def __init__(self, status: int, answer: Any) -> None:
+        super().__init__(f"{status}: {answer}")
+        self.status = status
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """The REST API at ``base``. Methods answer its JSON; they raise Refused."""
+
+    base: str
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urlopen(Request(self.base + path, data=data, method=method), timeout=REQUEST_TIMEOUT) as response:
+                text = response.read()
+        except HTTPError as error:
+            raise Refused(error.code, json.loads(error.read() or b"null")) from None
+        return json.loads(text) if text else None
+
+    def get(self, path: str) -> Any:
+        return self.call("GET", path)
+
+    def post(self, path: str, body: Any) -> Any:
+        return self.call("POST", path, body)
+
+    def migrate(self, container: str, to: str, **options: Any) -> dict[str, Any]:
+        """The finished record."""
+        record: dict[str, Any] = self.post("/migrate", {"container": container, "to": to, "wait": True, **options})
+        return record
+
+    def where(self, container: str) -> str:
+        return str(self.get(f"/v1.0/containers/{container}")["node"])
+
+
+@dataclass
+class Run:
+    """What came of one run: the client's side and the controller's records of the migrations in it."""
+
+    workload: str
+    outcome: Outcome
+    migrations: list[dict[str, Any]]
+    started_at: float
+    too_late: bool
+
+    @property
+    def good(self) -> bool:
+        moved = all(record["state"] == "succeeded" for record in self.migrations)
+        whole = not self.too_late and self.outcome.resumed and self.outcome.lost_bytes == 0
+        return moved and whole and self.outcome.resets == 0 and self.outcome.reconnects == 0
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not good, in words."""
+        if self.too_late:
+            return "the client had ended before the migration did"
+        refused = next((record["error"]["message"] for record in self.migrations if record["error"]), None)
+        return refused or self.outcome.trouble
+
+    def as_json(self) -> dict[str, Any]:
+        """The run for ``per_run`` of a summary (contract, "Experiment results")."""
+        outcome = self.outcome
+        return {
+            "workload": self.workload,
+            "resumed": outcome.resumed,
+            "lost_bytes": outcome.lost_bytes,
+            "resets": outcome.resets,
+            "reconnects": outcome.reconnects,
+            "disruption_s": None if outcome.trouble else outcome.disruption.seconds,
+            "trouble": self.trouble,
+            **outcome.detail,
+            "migrations": self.migrations,
+        }
+
+
+def run(
+    controller: Controller,
+    workload: Workload,
+    hosts: tuple[str, str],
+    *,
+    moved: str | None = None,
+    before: float = 3.0,
+    times: int = 1,
+    between: float = 1.0,
+    **options: Any,
+) -> Run:
+    """Starts the workload, waits, moves ``moved`` (or else its server) to the other host, ``times`` times, waits."""
+    container = moved or workload.server
+    records = []
+    started_at = time.time()
+    workload.start()
+    try:
+        time.sleep(before)
+        for turn in range(times):
+            if turn:
+                time.sleep(between)
+            to = hosts[1] if controller.where(container) == hosts[0] else hosts[0]
+            records.append(controller.migrate(container, to, **options))
+        too_late = workload.over()  # then the last migration proves nothing
+        return Run(workload.name, workload.finish(), records, started_at, too_late)
+    finally:
+        workload.stop()

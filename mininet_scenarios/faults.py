@@ -1,0 +1,384 @@
+"""``make faults``: everything that can break, at every step of every mode, under live connections.
+
+Each case lays a trap (``sabotage``), migrates, waits for the end, and judges from outside: the record's state, the
+copies that run (sampled all the while), the connections of an iperf3 and a sockperf client, what is left lying about.
+Exit status 0 only if every case was survived.
+"""
+
+import argparse
+import fnmatch
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from rich.console import Console
+
+from mininet_scenarios import report
+from mininet_scenarios.experiment import Controller, Refused
+from mininet_scenarios.lab import Lab
+from mininet_scenarios.sabotage import Reaction, Saboteur
+from mininet_scenarios.upkeep import Pulse, goes_on, residue
+
+RESULTS = Path("results/faults")
+EDGES, DEVICE = ("edge1", "edge2"), "device"
+MODES = ("prepared", "parallel", "sequential")
+OPTIONS = {"step_timeout": "10"}
+"""Commands that hang are given up soon, so that the matrix takes minutes and not days."""
+END_TIMEOUT, SETTLE_TIMEOUT, ALIVE_TIMEOUT = 180.0, 30.0, 90.0
+SAMPLE = 0.1
+
+# container: its server's command line, its client, the client's command (topologies/paper.yaml)
+SERVERS = {
+    "iperf3-server": ["iperf3", "--server"],
+    "sockperf-server": ["sockperf", "server", "--tcp", "--ip", "0.0.0.0"],
+}
+CLIENTS = {
+    "iperf3-server": (
+        "iperf3-client",
+        "iperf3 --client 192.168.50.10 --reverse --bitrate 20M --time 86400 --interval 60",
+    ),
+    "sockperf-server": ("sockperf-client", "sockperf ping-pong --tcp --ip 192.168.50.11 --mps 100 --time 7200"),
+}
+
+# step: the end at which its work is done, and the command line that does it; in which modes it is a step of its own
+SOURCE, DESTINATION = "source", "destination"
+TRAPS: dict[str, tuple[str, str]] = {
+    "preflight": (DESTINATION, "podman inspect --type=container *"),
+    "image": (DESTINATION, "podman inspect --type=image *"),
+    "hold": (DESTINATION, "ovs-vsctl * add-port coat h-*"),
+    "create_namespace": (DESTINATION, "ovs-vsctl * add-port coat c-*"),
+    "prepare": (DESTINATION, "podman * create *"),
+    "checkpoint": (SOURCE, "podman container checkpoint *"),
+    "criu_dump": (SOURCE, "criu swrk *"),
+    "clear_namespace": (SOURCE, "ovs-vsctl * del-port coat c-*"),
+    "restore": (DESTINATION, "podman container restore *"),
+    "criu_restore": (DESTINATION, "criu swrk *"),
+    "finish": (SOURCE, "podman rm *"),
+}
+KINDS: dict[str, Reaction] = {
+    "fails": "fail",
+    "hangs": "hang",
+    "controller_killed_before": "before",
+    "controller_killed_during": "during",
+    "controller_killed_after": "after",
+    "ssh_lost": "before",
+    "hook_killed": "before",
+}
+# kind: the step whose beginning is its moment, and where it strikes
+SPECIALS: dict[str, tuple[str, str]] = {
+    "disk_full_source": ("checkpoint", SOURCE),
+    "disk_full_destination": ("checkpoint", DESTINATION),
+    "ovs_restarted_source": ("checkpoint", SOURCE),
+    "ovs_restarted_destination": ("checkpoint", DESTINATION),
+    "openflow_lost_source": ("checkpoint", SOURCE),
+    "openflow_lost_destination": ("checkpoint", DESTINATION),
+    "network_cut": ("checkpoint", SOURCE),
+}
+MOMENTS = {f"{at:.1f}s": at for at in (0.1, 0.4, 0.7, 1.0, 1.3)}
+"""Seconds after the request at which the controller is killed wherever it may be then."""
+LOSSES = {"destination_gone": ("restore", DESTINATION), "source_gone": ("restore", SOURCE)}
+"""Each costs its lab a host for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    step: str
+    mode: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.step}/{self.mode}/{self.kind}"
+
+
+def cases(pattern: str = "*") -> Iterator[Case]:
+    """The matrix; those whose ``step/mode/kind`` fits the shell pattern."""
+    for mode in MODES:
+        for step in TRAPS:
+            if step == "prepare" and mode != "prepared":
+                continue  # there it belongs to the restore
+            kinds = ("fails",) if step.startswith("criu_") else tuple(KINDS)
+            yield from (case for kind in kinds if fnmatch.fnmatch(str(case := Case(step, mode, kind)), pattern))
+        for moment in MOMENTS:
+            if fnmatch.fnmatch(str(case := Case(moment, mode, "controller_killed")), pattern):
+                yield case
+        for kind, (step, _) in (SPECIALS | LOSSES).items():
+            if fnmatch.fnmatch(str(case := Case(step, mode, kind)), pattern):
+                yield case
+
+
+@dataclass
+class Verdict:
+    case: Case
+    sprung: bool
+    state: str
+    most_copies: int
+    copies: int
+    alive: bool
+    left: list[str]
+    seconds: float
+    error: Any = None
+    steps: list[str] = field(default_factory=list)
+
+    @property
+    def survived(self) -> bool:
+        whole = self.copies == 1 and self.most_copies <= 1 and self.alive and not self.left
+        return self.sprung and self.state in ("succeeded", "rolled_back") and whole
+
+    def as_json(self) -> dict[str, Any]:
+        values = {"survived": self.survived, "sprung": self.sprung, "state": self.state, "copies": self.copies}
+        values |= {"most_copies": self.most_copies, "connection_went_on": self.alive, "residue": self.left}
+        case = {"step": self.case.step, "mode": self.case.mode, "kind": self.case.kind}
+        return {**case, **values, "seconds": self.seconds, "error": self.error, "steps": self.steps}
+
+
+class Bench:
+    """One lab with its live connections; a case after the other."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.saboteur = Saboteur(lab)
+        self.controller = Controller(lab.rest)
+        self.clients = []
+        self._turn = 0
+        for host in EDGES:
+            self.saboteur.install(host)
+        for name, command in CLIENTS.values():
+            self.clients.append(lab.popen(DEVICE, ["podman", "exec", name, *command.split()], **_QUIET))
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while not all(Pulse.of(lab, DEVICE, name).counts for name, _ in CLIENTS.values()):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the clients did not connect")
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.kill()
+            client.wait()
+
+    def run(self, case: Case) -> Verdict:
+        """One case on whichever container's turn it is."""
+        container = list(SERVERS)[self._turn % len(SERVERS)]
+        self._turn += 1
+        self._await_nodes()
+        source = self.controller.where(container)
+        destination = EDGES[source == EDGES[0]]
+        ends = {SOURCE: source, DESTINATION: destination}
+        end, pattern = TRAPS.get(case.step, (SOURCE, ""))
+        client = CLIENTS[container][0]
+        before = Pulse.of(self.lab, DEVICE, client)
+        reaction = KINDS.get(case.kind, "before")
+        if pattern:
+            self.saboteur.lay(ends[end], pattern, reaction)
+        began = time.monotonic()
+        with _Sampler(lambda: len(self.saboteur.running(SERVERS[container]))) as sampler:
+            body = {"container": container, "to": destination, "mode": case.mode}
+            identifier = self.controller.post("/migrate", body)["id"]
+            if reaction in ("before", "during", "after"):
+                sprung = self._strike(case, ends, ends[end], identifier)
+            record = self._wait(identifier)
+            if reaction in ("fail", "hang"):
+                sprung = self.saboteur.sprung(ends[end])
+        seconds = time.monotonic() - began
+        for host in self._hosts():
+            self.saboteur.clear(host)
+        copies = len(self.saboteur.running(SERVERS[container]))
+        alive = goes_on(self.lab, DEVICE, client, before, ALIVE_TIMEOUT)
+        steps = [step["name"] for step in record["steps"]]
+        left = self._residue()
+        return Verdict(
+            case, sprung, record["state"], sampler.most, copies, alive, left, seconds, record["error"], steps
+        )
+
+    def _await_nodes(self) -> None:
+        """What the case before has cut off is connected again."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while not all(node["ready"] and node["switch"]["in_sync"] for node in self.controller.get("/v1.0/nodes")):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the nodes did not come back")
+            time.sleep(0.2)
+
+    def _hosts(self) -> list[str]:
+        return [host for host in EDGES if self.lab.exec(host, ["true"], check=False).returncode == 0]
+
+    def _strike(self, case: Case, ends: dict[str, str], trapped: str, identifier: str) -> bool:
+        strikes = {
+            "ssh_lost": self.saboteur.drop_ssh,
+            "hook_killed": self.saboteur.kill_hook,
+            "disk_full": self.saboteur.fill_disk,
+            "ovs_restarted": self.saboteur.restart_ovs,
+            "openflow_lost": self.saboteur.drop_openflow,
+        }
+        where = ends[(SPECIALS | LOSSES)[case.kind][1]] if case.kind in SPECIALS | LOSSES else trapped
+        act = strikes.get(case.kind) or strikes.get(case.kind.rpartition("_")[0])
+        if case.step in MOMENTS:
+            time.sleep(MOMENTS[case.step])
+            self.lab.kill_controller()
+            self.lab.start_controller()
+            return True
+        if case.kind.startswith("controller_killed"):
+            sprung = self.saboteur.at_trap(trapped, self.lab.kill_controller, lambda: self._over(identifier))
+            self.lab.start_controller()
+            return sprung
+        if case.kind in LOSSES:
+            return self.saboteur.at_trap(trapped, lambda: self.lab.kill_host(where), lambda: self._over(identifier))
+        if case.kind == "network_cut":
+            return self._cut(trapped, identifier)
+        assert act is not None
+        sprung = self.saboteur.at_trap(trapped, lambda: act(where), lambda: self._over(identifier))
+        if case.kind.startswith("disk_full"):
+            self._wait(identifier)
+            self.saboteur.empty_disk(where)
+        return sprung
+
+    def _cut(self, source: str, identifier: str) -> bool:
+        """Between the two hosts nothing passes for some seconds, from just before the checkpoint."""
+        peer = self.lab.state.hosts[EDGES[source == EDGES[0]]].address
+        route = ["ip", "route", "add", "blackhole", f"{peer}/32"]
+        sprung = self.saboteur.at_trap(source, lambda: self._do(source, route), lambda: self._over(identifier))
+        time.sleep(4)
+        self.lab.exec(source, ["ip", "route", "del", "blackhole", f"{peer}/32"])
+        return sprung
+
+    def _do(self, host: str, argv: list[str]) -> None:
+        self.lab.exec(host, argv)
+
+    def _over(self, identifier: str) -> bool:
+        try:
+            return bool(self.controller.get(f"/v1.0/migrations/{identifier}")["state"] != "running")
+        except (Refused, URLError, OSError, json.JSONDecodeError):
+            return False
+
+    def _wait(self, identifier: str) -> dict[str, Any]:
+        deadline = time.monotonic() + END_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._over(identifier):
+                break
+            time.sleep(0.1)
+        record: dict[str, Any] = self.controller.get(f"/v1.0/migrations/{identifier}")
+        return record
+
+    def _residue(self) -> list[str]:
+        """What is left when the sweeps have had their time; on hosts that are there."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while True:
+            containers = self.controller.get("/v1.0/containers")
+            left = []
+            for host in self._hosts():
+                left += residue(self.lab, host, [one["name"] for one in containers if one["node"] == host])
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.5)
+
+
+_QUIET = {"stdin": -3, "stdout": -3, "stderr": -3}  # subprocess.DEVNULL
+
+
+class _Sampler:
+    """Asks over and over while it is open; ``most`` is the largest answer."""
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self.most = 0
+        self._ask = ask
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.wait(SAMPLE):
+            with suppress(OSError):
+                self.most = max(self.most, self._ask())
+
+    def __enter__(self) -> "_Sampler":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def run(chosen: list[Case], say: Callable[[str], None], name: str = "faults") -> tuple[list[Verdict], dict[str, Any]]:
+    """All cases, in as few labs as possible: a case that was not survived, or that costs a host, ends its lab."""
+    verdicts: list[Verdict] = []
+    environment: dict[str, Any] = {}
+    waiting = sorted(chosen, key=lambda case: case.kind in LOSSES)
+    while waiting:
+        with Lab(name=name, options=OPTIONS) as lab:
+            environment = environment or report.environment(lab)
+            bench = Bench(lab)
+            try:
+                while waiting:
+                    case = waiting.pop(0)
+                    verdict = bench.run(case)
+                    verdicts.append(verdict)
+                    say(f"{len(verdicts):3} of {len(chosen)}: {describe(verdict)}")
+                    if not verdict.survived or case.kind in LOSSES:
+                        break
+            finally:
+                bench.close()
+    return verdicts, environment
+
+
+def describe(verdict: Verdict) -> str:
+    told = "survived" if verdict.survived else "NOT SURVIVED"
+    words = f"{verdict.case}: {told}, {verdict.state} in {verdict.seconds:.1f} s"
+    if verdict.survived:
+        return words
+    return f"{words}; {json.dumps(verdict.as_json())}"
+
+
+def summarise(verdicts: list[Verdict], environment: dict[str, Any]) -> dict[str, Any]:
+    """The contract's summary of ``make faults``."""
+    return {
+        "experiment": "faults",
+        "runs": len(verdicts),
+        "injected": sum(verdict.sprung for verdict in verdicts),
+        "survived": sum(verdict.survived for verdict in verdicts),
+        "two_copies": sum(verdict.most_copies > 1 or verdict.copies > 1 for verdict in verdicts),
+        "no_copy": sum(verdict.copies == 0 for verdict in verdicts),
+        "residue": sum(bool(verdict.left) for verdict in verdicts),
+        "resumed": sum(verdict.alive for verdict in verdicts),
+        "per_run": [verdict.as_json() for verdict in verdicts],
+        "environment": environment,
+    }
+
+
+def write(result: dict[str, Any]) -> None:
+    report.write(RESULTS, result)
+    counts = ("runs", "injected", "survived", "two_copies", "no_copy", "residue", "resumed")
+    lines = ["# Faults\n", "A fault at a step, under live connections; see docs/lab.md.\n"]
+    lines += [f"- {count}: {result[count]}" for count in counts]
+    lines += ["", "| step | mode | fault | end | survived | seconds |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in result["per_run"]:
+        told = "yes" if row["survived"] else "no"
+        lines.append(
+            f"| {row['step']} | {row['mode']} | {row['kind']} | {row['state']} | {told} | {row['seconds']:.1f} |"
+        )
+    (RESULTS / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=int, nargs="?", default=1, help="how often the whole matrix is run (default 1)")
+    parser.add_argument("--only", default="*", help="a shell pattern of STEP/MODE/KIND")
+    arguments = parser.parse_args()
+    say = Console(stderr=True, highlight=False)
+    chosen = list(cases(arguments.only)) * arguments.runs
+    if not chosen:
+        sys.exit(f"faults: nothing fits {arguments.only!r}; there are: {' '.join(map(str, cases()))}")
+    verdicts, environment = run(chosen, lambda line: say.print(line, markup=False, soft_wrap=True))
+    result = summarise(verdicts, environment)
+    write(result)
+    print(f"{result['survived']} of {len(verdicts)} survived; {RESULTS}/report.md")
+    if result["survived"] != len(verdicts):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
