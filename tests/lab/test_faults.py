@@ -1,0 +1,81 @@
+"""One case of ``make faults`` for every step and every kind of fault; the whole matrix is a scenario of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from mininet_scenarios.faults import KINDS, LOSSES, OPTIONS, SPECIALS, TRAPS, Bench, Case, describe
+from mininet_scenarios.lab import Lab
+
+FAILS = {"parallel": ("restore", "criu_restore", "hold"), "sequential": ("clear_namespace", "criu_dump", "image")}
+CASES = [
+    *(
+        Case(step, next((mode for mode, steps in FAILS.items() if step in steps), "prepared"), "fails")
+        for step in TRAPS
+    ),
+    Case("checkpoint", "prepared", "hangs"),
+    Case("checkpoint", "sequential", "controller_killed_before"),
+    Case("restore", "prepared", "controller_killed_during"),
+    Case("restore", "parallel", "controller_killed_after"),
+    Case("restore", "prepared", "ssh_lost"),
+    Case("checkpoint", "prepared", "hook_killed"),
+    Case("checkpoint", "prepared", "disk_full_source"),
+    Case("checkpoint", "parallel", "disk_full_destination"),
+    Case("checkpoint", "prepared", "ovs_restarted_source"),
+    Case("checkpoint", "sequential", "ovs_restarted_destination"),
+    Case("checkpoint", "prepared", "openflow_lost_source"),
+    Case("checkpoint", "parallel", "openflow_lost_destination"),
+    Case("checkpoint", "prepared", "network_cut"),
+]
+
+
+class Benches:
+    """The lab of the case before, or a new one when that case has broken it."""
+
+    def __init__(self) -> None:
+        self._lab: Lab | None = None
+        self._bench: Bench | None = None
+
+    def get(self) -> Bench:
+        if self._bench is None:
+            self._lab = Lab(name="tests-faults", options=OPTIONS).up()
+            self._bench = Bench(self._lab)
+        return self._bench
+
+    def close(self) -> None:
+        if self._bench is not None:
+            self._bench.close()
+        if self._lab is not None:
+            self._lab.down()
+        self._lab = self._bench = None
+
+
+@pytest.fixture(scope="module")
+def benches() -> Iterator[Benches]:
+    made = Benches()
+    yield made
+    made.close()
+
+
+def test_every_step_and_kind_has_a_case() -> None:
+    assert {case.step for case in CASES} == set(TRAPS)
+    assert {case.kind for case in CASES} == {*KINDS, *SPECIALS}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_fault_is_survived(benches: Benches, case: Case) -> None:
+    verdict = benches.get().run(case)
+    if not verdict.survived:
+        benches.close()
+    assert verdict.survived, describe(verdict)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_host_that_is_gone_for_good_takes_nobody_with_it(kind: str) -> None:
+    with Lab(name="tests-loss", options=OPTIONS) as lab:
+        bench = Bench(lab)
+        try:
+            verdict = bench.run(Case(LOSSES[kind][0], "prepared", kind))
+        finally:
+            bench.close()
+    assert verdict.survived, describe(verdict)

@@ -1,0 +1,356 @@
+"""A container with live connections between two hosts, verb by verb, with Podman, CRIU and Open vSwitch."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from coat_ryu.errors import NodeError
+from coat_ryu.remote import Remote
+from mininet_scenarios.lab import Lab
+from tests.node.conftest import wait_until
+from tests.node.journey import HOLD, MTU, NETNS, PLACE, SERVER, STORAGE, Journey
+
+pytestmark = pytest.mark.lab
+
+PYTHON = "localhost/coat-python"
+
+ECHO = """
+import os, socket, threading
+print("started", flush=True)
+listener = socket.create_server(("", 7))
+def serve(connection):
+    while data := connection.recv(65536): connection.sendall(data)
+while True: threading.Thread(target=serve, args=listener.accept()[:1]).start()
+"""
+
+# Numbered lines there and back, one after the other, until standard input closes.
+PING = f"""
+import socket, sys, threading
+connection = socket.create_connection(("{SERVER}", 7))
+connection.settimeout(60)
+stream = connection.makefile("rw")
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+number = 0
+while not ended.wait(0.001):
+    print(number, file=stream, flush=True)
+    answer = stream.readline()
+    assert answer == f"{{number}}\\n", (number, answer)
+    number += 1
+    if number == 1: print("connected", flush=True)
+print(number, flush=True)
+"""
+
+
+@pytest.fixture
+def journey(lab: Lab, left: Remote, right: Remote) -> Iterator[Journey]:
+    journey = Journey(lab, left, right)
+    journey.set_up()
+    yield journey
+    journey.tear_down()
+
+
+@pytest.fixture
+def echo(journey: Journey) -> Journey:
+    journey.run(PYTHON, "python3", "-c", ECHO)
+    wait_until(lambda: ":7 " in journey.inside("ss", "-Htln"), "the server")
+    return journey
+
+
+def begin(journey: Journey) -> subprocess.Popen[str]:
+    client = journey.client("python3", "-c", PING)
+    assert client.stdout is not None and client.stdout.readline() == "connected\n"
+    return client
+
+
+def end(client: subprocess.Popen[str]) -> int:
+    """How many lines went there and back. Fails if the connection did."""
+    out, _ = client.communicate(timeout=90)
+    assert client.returncode == 0
+    return int(out)
+
+
+def test_a_connection_follows_its_container(echo: Journey) -> None:
+    client = begin(echo)
+    for there in ("right", "left", "right", "left"):
+        moved = echo.move()
+        assert echo.where == there
+        assert 0 < moved["resumed_at"] - moved["frozen_at"] < 30
+        assert moved["frozen_at"] < moved["finished_at"] < moved["resumed_at"]
+        assert moved["criu"]["restore_time"] > 0 and moved["criu"]["pages_restored"] > 0
+        assert moved["held"] == moved["replayed"] > 0 and moved["dropped"] == 0
+    assert end(client) > 4
+
+
+def test_the_restored_container_is_a_whole_one(echo: Journey) -> None:
+    """What Podman says and does on the destination, and that nothing of the container is left on the source."""
+    echo.move()
+    assert echo.inspect("left") is None
+    there = echo.inspect("right")
+    assert there is not None and there["state"] == "running" and there["spec"] == {"image": PYTHON}
+    assert there["image"].startswith(PYTHON)
+    assert [entry["name"] for entry in echo.remotes["right"].call("container_list").result] == ["server"]
+    assert echo.execute("sh", "-c", "hostname; echo $COLOUR").splitlines() == ["server", "green and blue"]
+    (listed,) = json.loads(echo.lab.exec("right", ["podman", "ps", "--format=json"]).stdout)
+    assert listed["Id"] == there["id"] and listed["State"] == "running"
+    cgroup = echo.lab.exec("right", ["cat", f"/proc/{there['pid']}/cgroup"]).stdout
+    assert there["id"] in cgroup, "the processes are in the cgroup of the container that they belong to"
+    echo.lab.exec("right", ["podman", "kill", "--signal=KILL", "server"])
+    wait_until(lambda: (echo.inspect("right") or {}).get("state") == "stopped", "its end to be noticed")
+    assert echo.remotes["right"].call("container_remove", {"name": "server"}).result == {"removed": True}
+    assert echo.remotes["right"].call("container_remove", {"name": "server"}).result == {"removed": False}
+
+
+def test_what_it_prints_after_the_move_is_in_its_log(journey: Journey) -> None:
+    journey.run(
+        PYTHON, "python3", "-uc", "import itertools, time\nfor n in itertools.count(): print(n); time.sleep(0.1)"
+    )
+    wait_until(lambda: "2\n" in journey.lab.exec("left", ["podman", "logs", "server"]).stdout, "a first line")
+    journey.move()
+    wait_until(lambda: journey.lab.exec("right", ["podman", "logs", "server"]).stdout.split(), "a line after the move")
+    lines = [int(line) for line in journey.lab.exec("right", ["podman", "logs", "server"]).stdout.split()]
+    assert lines[0] > 2 and lines == list(range(lines[0], lines[0] + len(lines)))
+
+
+@pytest.mark.parametrize("direction", ["--reverse", "--bidir"])
+def test_the_real_mss_comes_back_and_the_mtu_stays(journey: Journey, direction: str) -> None:
+    journey.run("localhost/coat-iperf3", "iperf3", "--server")
+    wait_until(lambda: ":5201" in journey.inside("ss", "-Htln"), "the server")
+    _bring_image(journey)
+    client = journey.client("iperf3", "--client", SERVER, direction, "--time", "60", "--json")
+    try:
+        wait_until(lambda: _mss(journey), "a sender")
+        fresh = _mss(journey)
+        assert fresh == MTU - 40 - 12  # IPv4 and TCP headers, and the time stamps in each segment
+        for _ in range(4):
+            journey.move()
+            wait_until(lambda: _mss(journey) == fresh, f"an MSS of {fresh}, not {_mss(journey)}")
+            link = json.loads(journey.inside("ip", "-json", "link", "show", "eth0"))[0]
+            assert link["mtu"] == MTU
+    finally:
+        client.terminate()
+        client.wait()
+
+
+def _bring_image(journey: Journey) -> None:
+    sending, waiting = journey.open("right", "image")
+    sent = journey.remotes["left"].call("send_image", {**sending, "image": "localhost/coat-iperf3"}, 60).result
+    assert journey.remotes["right"].call("receive_wait", waiting, 60).result == sent
+
+
+def _mss(journey: Journey) -> int:
+    """The segment size of the server's connection that has sent most."""
+    lines = [line for line in journey.inside("ss", "-Htin").splitlines() if "bytes_sent:" in line]
+    if not lines:
+        return 0
+    busiest = max(lines, key=lambda line: int(re.findall(r"bytes_sent:(\d+)", line)[0]))
+    return int(re.findall(r"\bmss:(\d+)", busiest)[0])
+
+
+def test_an_image_that_is_missing_is_brought(journey: Journey) -> None:
+    image = {"image": "localhost/coat-sockperf"}
+    right = journey.remotes["right"]
+    assert right.call("image_inspect", image).result == {"id": None, "size": 0}
+    sending, waiting = journey.open("right", "image")
+    sent = journey.remotes["left"].call("send_image", {**sending, **image}, 60).result
+    assert right.call("receive_wait", waiting, 60).result == sent
+    here, there = (journey.remotes[name].call("image_inspect", image).result for name in ("left", "right"))
+    assert here["id"] == there["id"] is not None
+    with pytest.raises(NodeError, match="podman save failed"):
+        sending, _ = journey.open("right", "image")
+        journey.remotes["left"].call("send_image", {**sending, "image": "localhost/none"}, 60)
+    journey.lab.exec("right", ["podman", "rmi", image["image"]])
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["namespace kept", "namespace removed"])
+def test_a_rollback_in_place_keeps_the_connection(echo: Journey, removed: bool) -> None:
+    client = begin(echo)
+    for _ in range(3):
+        echo.flow("left", "in_port=c-client")  # dropped: nobody must answer for the frozen container
+        echo.freeze()
+        assert (echo.inspect("left") or {})["state"] == "checkpointed"
+        if removed:
+            echo.remotes["left"].call("endpoint_remove", PLACE)
+            echo.endpoint("left")
+        assert echo.thaw()["resumed_at"] > 0
+        echo.deliver("left", "c-server")
+        link = json.loads(echo.inside("ip", "-json", "link", "show", "eth0"))[0]
+        assert link["mtu"] == MTU
+    echo.move()
+    assert end(client) > 1
+
+
+def test_verbs_can_be_repeated(echo: Journey) -> None:
+    """A controller that did not hear the answer asks again."""
+    left, right = echo.remotes["left"], echo.remotes["right"]
+    echo.run(PYTHON, "python3", "-c", ECHO)
+    echo.endpoint("right")
+    assert echo.create("right") == echo.create("right")
+    first = echo.freeze()
+    assert echo.freeze() == first
+    sending, waiting = echo.open("right")
+    sent = left.call("send_state", {**sending, "name": "server"}, 60).result
+    assert left.call("send_state", {**sending, "name": "server"}, 60).result == sent
+    assert right.call("receive_wait", waiting).result == right.call("receive_wait", waiting).result == sent
+    left.call("container_remove", {"name": "server"})
+    echo.where = "right"
+    transfer = sending["transfer"]
+    restored = echo.thaw(transfer=transfer)
+    again = echo.thaw(transfer=transfer)
+    assert again["id"] == restored["id"] == echo.create("right")
+    assert abs(again["resumed_at"] - restored["resumed_at"]) < 5
+    assert echo.execute("hostname") == "server\n"
+    assert right.call("transfer_discard", {"transfer": transfer}).result == {"removed": True}
+    assert right.call("transfer_discard", {"transfer": transfer}).result == {"removed": False}
+
+
+def test_files_go_along(echo: Journey) -> None:
+    """The writable layer with all the marks that overlayfs makes, extended attributes, and /dev/shm."""
+    script = """set -e
+        mkdir -p /data/sub; echo hello > /data/sub/file; ln /data/sub/file /data/hard; ln -s sub/file /data/soft
+        chown 12:34 /data/sub/file; chmod 4750 /data/sub/file; mkfifo /data/pipe
+        rm /bin/hostname; cd /usr/lib/python3.13; rm -r json; mkdir json; touch json/new
+        echo shared > /dev/shm/memory"""
+    echo.execute("sh", "-c", script)
+    echo.execute("python3", "-c", "import os; os.setxattr('/data/sub/file', 'user.colour', bytes(range(256)))")
+
+    def look() -> str:
+        found = "find /data /dev/shm /usr/lib/python3.13/json | sort | xargs stat -c '%n %F %a %u %g %s %h'"
+        listing = f"{found}; cat /data/soft /dev/shm/memory; test -e /bin/hostname || echo deleted"
+        attribute = "import os; print(os.getxattr('/data/sub/file', 'user.colour'))"
+        return echo.execute("sh", "-c", listing) + echo.execute("python3", "-c", attribute)
+
+    before = look()
+    for expected in (
+        "/data/pipe fifo",
+        "/data/sub/file regular file 4750 12 34 6 2",
+        "deleted",
+        "shared",
+    ):
+        assert expected in before
+    assert "json/decoder.py" not in before
+    for _ in range(2):
+        echo.move()
+        assert look() == before
+
+
+def test_nothing_is_left_behind(echo: Journey) -> None:
+    places = ["/run/coat", "/run/netns", STORAGE, f"{STORAGE}/overlay-containers", f"{STORAGE}/overlay"]
+
+    def state(host: str) -> list[str]:
+        listing = echo.lab.exec(host, ["ls", "-A", *places]).stdout.splitlines()
+        groups = echo.lab.exec(host, ["find", "/sys/fs/cgroup", "-name", "libpod-*"]).stdout.splitlines()
+        return [line for line in listing if line not in ("epochs", "criu.conf")] + groups
+
+    before = state("right")
+    echo.move()
+    echo.move()
+    assert state("right") == before
+
+
+def test_the_moments_are_the_true_ones(journey: Journey) -> None:
+    """A process that looks at the clock all the time sees the gap where the verbs say that it is."""
+    ticker = """import time
+last = time.time()
+while True:
+    now = time.time()
+    if now - last > 0.1: open("/gaps", "a").write(f"{last} {now}\\n")
+    last = now"""
+    journey.run(PYTHON, "python3", "-c", ticker)
+    time.sleep(0.5)
+    frozen = journey.freeze()
+    thawed = journey.thaw()
+    gaps: list[list[float]] = []
+
+    def look() -> bool:
+        gaps[:] = [[float(moment) for moment in line.split()] for line in journey.execute("cat", "/gaps").splitlines()]
+        return any(frozen["frozen_at"] < end for _, end in gaps)
+
+    wait_until(look, "the gap to be seen")
+    begin, end = max(gaps, key=lambda gap: gap[1] - gap[0])
+    tolerance = 0.05
+    assert abs(begin - frozen["frozen_at"]) < tolerance
+    assert abs(end - thawed["resumed_at"]) < tolerance
+
+
+def test_a_state_that_has_not_arrived_is_not_restored(echo: Journey) -> None:
+    echo.endpoint("right")
+    echo.create("right")
+    _, waiting = echo.open("right")
+    echo.where = "right"
+    with pytest.raises(NodeError, match="has not arrived"):
+        echo.thaw(transfer=waiting["transfer"])
+    with pytest.raises(NodeError, match="restore"):
+        echo.thaw()
+    assert (echo.inspect("right") or {})["state"] == "created"
+    echo.remotes["right"].call("transfer_discard", {"transfer": waiting["transfer"]})
+
+
+def test_a_broken_state_leaves_both_ends_as_they_were(echo: Journey) -> None:
+    """The destination says why, with CRIU's words, and the source can still go back."""
+    client = begin(echo)
+    echo.endpoint("right")
+    echo.create("right")
+    echo.flow("left", "in_port=c-client")
+    echo.freeze()
+    folder = echo.lab.exec(
+        "left", ["sh", "-c", f"echo {STORAGE}/overlay-containers/*/userdata/checkpoint"]
+    ).stdout.strip()
+    echo.lab.exec("left", ["cp", "-a", folder, "/kept"])
+    echo.lab.exec("left", ["sh", "-c", f"head -c 20 /kept/mm-1.img > {folder}/mm-1.img"])
+    sending, waiting = echo.open("right")
+    echo.remotes["left"].call("send_state", {**sending, "name": "server"}, 60)
+    echo.lab.exec("left", ["sh", "-c", f"mv /kept/mm-1.img {folder}/ && rm -r /kept"])
+    echo.where = "right"
+    with pytest.raises(NodeError, match="restore") as raised:
+        echo.thaw(transfer=waiting["transfer"], release=HOLD)
+    assert "Error (criu" in raised.value.stderr
+    assert (echo.inspect("right") or {})["state"] != "running"
+    echo.where = "left"
+    echo.thaw()
+    echo.deliver("left", "c-server")
+    assert end(client) > 1
+    echo.remotes["right"].call("transfer_discard", {"transfer": waiting["transfer"]})
+
+
+def test_containers_of_others_are_left_alone(lab: Lab, left: Remote) -> None:
+    lab.exec("left", ["podman", "create", "--name=foreign", PYTHON])
+    for verb, args in (
+        ("container_remove", {"name": "foreign"}),
+        ("checkpoint", {"name": "foreign"}),
+        ("restore", {"name": "foreign", "netns": NETNS, "mtu": MTU}),
+    ):
+        with pytest.raises(NodeError, match="foreign is not one of ours") as raised:
+            left.call(verb, args)
+        assert raised.value.cause == "conflict"
+    lab.exec("left", ["podman", "rm", "foreign"])
+
+
+def test_what_cannot_be_dumped_runs_on(echo: Journey) -> None:
+    """CRIU's reason is told, and the container has not noticed."""
+    client = begin(echo)
+    pid = (echo.inspect("left") or {})["pid"]
+    tracer = echo.lab.popen("left", ["python3", "-c", TRACE, str(pid)], stdout=subprocess.PIPE, text=True)
+    assert tracer.stdout is not None and tracer.stdout.readline() == "tracing\n"
+    with pytest.raises(NodeError, match="checkpoint") as raised:
+        echo.freeze()
+    assert "Error (" in raised.value.stderr
+    tracer.kill()
+    tracer.wait()
+    assert (echo.inspect("left") or {})["state"] == "running"
+    echo.move()
+    assert end(client) > 1
+
+
+# PTRACE_SEIZE (linux/ptrace.h): a process that is traced already cannot be dumped.
+TRACE = """
+import ctypes, signal, sys
+libc = ctypes.CDLL(None)
+assert libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0
+print("tracing", flush=True)
+signal.pause()
+"""

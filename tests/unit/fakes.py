@@ -1,0 +1,296 @@
+"""Nodes and switches that exist in memory only: what the hook's verbs do, without doing it.
+
+``World`` is the truth that tests look at: which copies run where, and what is left lying about.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from coat_ryu.errors import NodeError, NotFound
+from coat_ryu.model import Binding
+
+PATIENCE = 5.0
+
+
+@dataclass
+class FakeReply:
+    result: Any
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    remote_overhead_s: float = 0.001
+
+
+@dataclass
+class FakeNode:
+    """One host's state, and the hook's verbs on it."""
+
+    name: str
+    world: "World"
+    images: set[str] = field(default_factory=set)
+    containers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    taps: set[str] = field(default_factory=set)
+    transfers: dict[str, threading.Event] = field(default_factory=dict)
+    discarded: set[str] = field(default_factory=set)
+    epochs: dict[str, int] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def do(self, verb: str, args: dict[str, Any]) -> Any:
+        """One verb. Those that wait for another node hold no lock meanwhile."""
+        args = dict(args)
+        fence = args.pop("fence", None)
+        if verb in ("chain", "receive_wait", "send_state"):
+            self._check(fence)
+            return getattr(self, verb)(**args)
+        with self.lock:
+            self._check(fence)
+            return getattr(self, verb)(**args)
+
+    def _check(self, fence: dict[str, Any] | None) -> None:
+        if fence is None:
+            return
+        if fence["epoch"] < self.epochs.get(fence["container"], 0):
+            raise self.fail("fenced: a later controller has spoken")
+        self.epochs[fence["container"]] = fence["epoch"]
+
+    def fail(self, message: str) -> NodeError:
+        return NodeError(message, node=self.name)
+
+    def chain(self, steps: list[dict[str, Any]]) -> Any:
+        done = []
+        for step in steps:
+            result = self.world.call(self, step["verb"], step["args"])
+            done.append({"verb": step["verb"], "result": result, "started_at": 1.0, "finished_at": 2.0})
+        return {"steps": done}
+
+    def container_inspect(self, name: str) -> Any:
+        return self.containers.get(name)
+
+    def container_needs(self, name: str) -> Any:
+        return {"memory": 1, "layer": 1, "pod": None, "mounts": [], "devices": []}
+
+    def hello(self) -> Any:
+        versions = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15"}
+        return {"versions": versions, "cpu_flags": ["x"], "memory_free": 1 << 30, "disk_free": 1 << 30}
+
+    def container_list(self) -> Any:
+        return list(self.containers.values())
+
+    def residue_list(self, bridge: str) -> Any:
+        return {
+            "containers": {name: entry["state"] for name, entry in self.containers.items()},
+            "namespaces": [name.removeprefix("coat-") for name in self.endpoints],
+            "ports": {entry["port"]: name.removeprefix("coat-") for name, entry in self.endpoints.items()},
+            "holds": sorted(self.taps),
+            "transfers": sorted(self.transfers),
+        }
+
+    def container_create(self, name: str, image: str, spec: str, **_: Any) -> Any:
+        if image not in self.images:
+            raise self.fail(f"no image {image}")
+        self.containers.setdefault(
+            name, {"name": name, "id": "1", "image": image, "state": "created", "spec": json.loads(spec)}
+        )
+        return {"id": "1"}
+
+    def container_run(self, name: str, netns: str, **args: Any) -> Any:
+        if netns not in self.endpoints:
+            raise self.fail(f"no namespace {netns}")
+        self.container_create(name=name, **args)
+        self.containers[name]["state"] = "running"
+        return {"id": "1"}
+
+    def container_remove(self, name: str) -> Any:
+        return {"removed": self.containers.pop(name, None) is not None}
+
+    def endpoint_ensure(self, netns: str, **args: Any) -> Any:
+        created = netns not in self.endpoints
+        self.endpoints[netns] = args
+        return {"created": created}
+
+    def endpoint_remove(self, netns: str, **_: Any) -> Any:
+        return {"removed": self.endpoints.pop(netns, None) is not None}
+
+    def neighbour_flush(self, netns: str, addresses: list[str]) -> Any:
+        return {"flushed": len(addresses) if netns in self.endpoints else 0}
+
+    def image_inspect(self, image: str) -> Any:
+        return {"id": "sha" if image in self.images else None, "size": 1}
+
+    def hold_open(self, port: str, **_: Any) -> Any:
+        self.taps.add(port)
+        return {}
+
+    def hold_release(self, port: str) -> Any:
+        return {"held": 3, "replayed": 3, "dropped": 0}
+
+    def hold_close(self, port: str, **_: Any) -> Any:
+        self.taps.discard(port)
+        return {"held": 4, "replayed": 4, "dropped": 0}
+
+    def receive_open(self, transfer: str, what: str, **_: Any) -> Any:
+        self.transfers.setdefault(transfer, threading.Event())
+        return {"port": self.world.listen(self, transfer)}
+
+    def receive_wait(self, transfer: str, **_: Any) -> Any:
+        event = self.transfers.get(transfer)
+        if event is None or not event.wait(PATIENCE) or transfer in self.discarded:
+            raise self.fail(f"transfer {transfer} did not arrive")
+        return {"bytes": 7, "sha256": "00"}
+
+    def transfer_discard(self, transfer: str) -> Any:
+        event = self.transfers.pop(transfer, None)
+        if event is not None:
+            self.discarded.add(transfer)
+            event.set()
+        return {"removed": event is not None}
+
+    def send_image(self, transfer: str, image: str, to: dict[str, Any], **_: Any) -> Any:
+        receiver, _name = self.world.listening[to["port"]]
+        receiver.images.add(image)
+        receiver.transfers[transfer].set()
+        return {"bytes": 9, "sha256": "00"}
+
+    def send_state(self, transfer: str, name: str, to: dict[str, Any], **_: Any) -> Any:
+        if self.containers.get(name, {}).get("state") != "checkpointed":
+            raise self.fail(f"{name} has no checkpoint")
+        receiver, _name = self.world.listening[to["port"]]
+        if transfer in receiver.transfers:
+            receiver.transfers[transfer].set()
+        return {"bytes": 7, "sha256": "00"}
+
+    def thaw(self, name: str) -> Any:
+        return {"thawed": True}
+
+    def freeze_wait(self, name: str) -> Any:
+        return {"frozen_at": 10.0}
+
+    def freeze_pass(self, name: str) -> Any:
+        return {"passed": True}
+
+    def checkpoint(self, name: str, stop_at_gate: bool) -> Any:
+        here = self.containers.get(name)
+        if here is None or here["state"] not in ("running", "checkpointed"):
+            raise self.fail(f"{name} does not run")
+        here["state"] = "checkpointed"
+        return {"bytes": 7, "frozen_at": 10.0, "finished_at": 10.1, "criu": {}}
+
+    def restore(self, name: str, transfer: str | None, netns: str, release: str | None = None, **_: Any) -> Any:
+        here = self.containers.get(name)
+        if here is None or netns not in self.endpoints:
+            raise self.fail(f"nothing to restore {name} into")
+        if here["state"] == "running":
+            return {"id": "1", "resumed_at": 10.5, "criu": {}}
+        if transfer is None and here["state"] not in ("checkpointed", "running"):
+            raise self.fail(f"{name} is {here['state']}, not checkpointed")
+        if transfer is not None and not (transfer in self.transfers and self.transfers[transfer].is_set()):
+            raise self.fail(f"no state of {name} has arrived")
+        here["state"] = "running"
+        return {"id": "1", "resumed_at": 10.5, "criu": {}}
+
+
+class World:
+    """All nodes. ``before`` and ``after`` are called around every verb, and may raise to break it."""
+
+    def __init__(self, *names: str) -> None:
+        self.nodes = {name: FakeNode(name, self) for name in names}
+        self.listening: dict[int, tuple[FakeNode, str]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.before: Callable[[int, str, str], None] = lambda number, node, verb: None
+        self.after: Callable[[int, str, str], None] = lambda number, node, verb: None
+        self.most_copies = 0
+        self._lock = threading.Lock()
+
+    def listen(self, node: FakeNode, transfer: str) -> int:
+        port = 1000 + len(self.listening)
+        self.listening[port] = (node, transfer)
+        return port
+
+    def call(self, node: FakeNode, verb: str, args: dict[str, Any]) -> Any:
+        with self._lock:
+            number = len(self.calls)
+            self.calls.append((node.name, verb))
+        self.before(number, node.name, verb)
+        result = node.do(verb, args)
+        self.most_copies = max(self.most_copies, len(self.running("web")))
+        self.after(number, node.name, verb)
+        return result
+
+    def running(self, name: str) -> list[str]:
+        return [node.name for node in self.nodes.values() if node.containers.get(name, {}).get("state") == "running"]
+
+    def residue(self, home: str) -> list[str]:
+        """What is anywhere but where the one container lives, and should not be."""
+        left = [f"{node.name}: tap {tap}" for node in self.nodes.values() for tap in node.taps]
+        left += [f"{node.name}: transfer {key}" for node in self.nodes.values() for key in node.transfers]
+        for node in self.nodes.values():
+            if node.name != home:
+                left += [f"{node.name}: container {name}" for name in node.containers]
+                left += [f"{node.name}: namespace {name}" for name in node.endpoints]
+        return left
+
+
+class Killed(SystemExit):
+    """The controller is dead: no thread of it goes on (threading keeps quiet about a SystemExit)."""
+
+
+class FakeRemote:
+    """``nodes.Remote`` onto a FakeNode. When its controller is killed the node goes on; only the answer has no
+    reader.
+    """
+
+    connected = True
+    clock_offset = 0.0
+
+    def __init__(self, node: FakeNode, killed: threading.Event) -> None:
+        self._node = node
+        self._killed = killed
+
+    def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> FakeReply:
+        if self._killed.is_set():
+            raise Killed
+        result = self._node.world.call(self._node, verb, dict(args or {}))
+        if self._killed.is_set():
+            raise Killed
+        return FakeReply(result)
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def status(self) -> dict[str, Any]:
+        return {"connected": True, "error": None}
+
+
+class FakeFabric:
+    """Remembers bindings; every switch follows at once."""
+
+    def __init__(self) -> None:
+        self.bindings: dict[str, Binding] = {}
+        self.announced: list[Binding] = []
+
+    def bind(self, binding: Binding) -> "FakeFabric":
+        self.bindings[binding.container] = binding
+        return self
+
+    def wait(self, timeout: float) -> None: ...
+
+    def unbind(self, container: str) -> None:
+        self.bindings.pop(container, None)
+
+    def cut_over(self, binding: Binding, timeout: float) -> None:
+        self.bindings[binding.container] = binding
+
+    def wait_port(self, node: str, port: str, timeout: float) -> None: ...
+
+    def announce(self, binding: Binding) -> int:
+        self.announced.append(binding)
+        return 1
+
+    def binding(self, container: str) -> Binding:
+        if container not in self.bindings:
+            raise NotFound(container)
+        return self.bindings[container]

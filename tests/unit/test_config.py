@@ -1,0 +1,104 @@
+"""Topology files and request bodies: what is taken, and what each refusal says."""
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from coat_ryu.config import MigrateRequest, complete, parse_body, parse_topology
+from coat_ryu.errors import Conflict, InputError, NotFound, TopologyError
+from coat_ryu.model import ContainerSpec, Topology
+
+TOPOLOGIES = Path(__file__).parents[2] / "topologies"
+
+SMALL = """
+networks:
+  - {name: apps, vni: 42, subnet: 192.168.50.0/30}
+nodes:
+  - {name: a, address: 10.0.0.1}
+  - {name: b, address: 10.0.0.2}
+"""
+
+
+def small() -> Topology:
+    return parse_topology(SMALL, "small.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(TOPOLOGIES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_topology_that_comes_with_the_project_is_accepted(path: Path) -> None:
+    assert parse_topology(path.read_text(), path.name).nodes
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("10.0.0.1", "10.0.0.300"), "nodes.0.address"),
+        (("name: b", "name: a"), "nodes.1.name: a is already nodes.0's"),
+        (("10.0.0.2", "10.0.0.1"), "nodes.1.address: 10.0.0.1 is already"),
+        (("vni: 42", "vni: 0"), "networks.0.vni"),
+        (("vni: 42", "vnii: 42"), "networks.0.vnii: unknown field"),
+        (("vni: 42, ", ""), "networks.0.vni: missing"),
+        (("name: apps", "name: 'a b'"), "networks.0.name: 'a b' is not allowed"),
+        (
+            ("nodes:", "tunnels: [{between: [a, c]}]\nnodes:"),
+            "tunnels.0.between: there is no node 'c'; there are: a, b",
+        ),
+        (("nodes:", "tunnels: [{between: [a, a]}]\nnodes:"), "tunnels.0.between: the ends must differ"),
+        (("nodes:", "tunnels: star\nnodes:"), "tunnels"),
+        (("nodes:", "containers: [{name: x, node: z, image: i}]\nnodes:"), "containers.0.node: there is no node 'z'"),
+        (("nodes:", "containers: [{name: x, node: a, image: i, ip: 10.1.1.1}]\nnodes:"), "containers.0.ip: 10.1.1.1"),
+        (("nodes:", "containers: [{name: x, node: a, image: i, ip: 192.168.50.3}]\nnodes:"), "not a host address"),
+        ((SMALL, "[]"), "must be a mapping"),
+        ((SMALL, "a: [b"), "not YAML"),
+        ((SMALL, "nodes: []\nnetworks: []"), "nodes: at least one is needed"),
+    ],
+)
+def test_a_broken_topology_is_refused_with_file_field_and_reason(change: tuple[str, str], said: str) -> None:
+    with pytest.raises(TopologyError) as refusal:
+        parse_topology(SMALL.replace(*change), "small.yaml")
+    assert str(refusal.value).startswith("small.yaml: ")
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "must be a JSON object, not a list"),
+        (b"null", "must be a JSON object, not nothing"),
+        (b'{"to": "b"}', "container: missing"),
+        (b'{"container": "x", "to": "b", "fast": true}', "fast: unknown field"),
+        (b'{"container": 7, "to": "b"}', "container: input should be a valid string, not 7"),
+        (
+            b'{"container": "x", "to": "b", "mode": "quick"}',
+            "mode: input should be 'prepared', 'parallel' or 'sequential'",
+        ),
+        (b'{"container": "x", "to": "b", "wait": "yes"}', "wait: input should be a valid boolean"),
+        (b'{"container": "x; rm -rf /", "to": "b"}', "container: 'x; rm -rf /' is not allowed"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_bad_body_is_refused_with_the_field(body: bytes, said: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        parse_body(MigrateRequest, body)
+    assert said in str(refusal.value)
+
+
+def test_what_a_container_leaves_out_is_chosen() -> None:
+    first = complete(ContainerSpec(name="x", node="a", image="i"), small(), [])
+    second = complete(ContainerSpec(name="y", node="b", image="i"), small(), [first])
+    assert (first.network, first.ip, second.ip) == ("apps", IPv4Address("192.168.50.1"), IPv4Address("192.168.50.2"))
+    assert first.mac != second.mac
+    with pytest.raises(Conflict, match="no address is free"):
+        complete(ContainerSpec(name="z", node="a", image="i"), small(), [first, second])
+
+
+def test_what_is_taken_or_unknown_is_refused() -> None:
+    first = complete(ContainerSpec(name="x", node="a", image="i"), small(), [])
+    with pytest.raises(Conflict, match=r"192\.168\.50\.1 is x's"):
+        complete(ContainerSpec(name="y", node="a", image="i", ip=IPv4Address("192.168.50.1")), small(), [first])
+    with pytest.raises(Conflict, match="mac: "):
+        complete(ContainerSpec(name="y", node="a", image="i", mac=first.mac), small(), [first])
+    with pytest.raises(NotFound, match="no network 'n'; there are: apps"):
+        complete(ContainerSpec(name="y", node="a", image="i", network="n"), small(), [])

@@ -1,0 +1,102 @@
+"""What was written is there again, also for the next controller; what cannot be written is said."""
+
+import os
+import sqlite3
+import stat
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from coat_ryu.journal import Journal, JournalError
+from coat_ryu.model import ContainerSpec
+from coat_ryu.saga import Migration, StepRecord
+
+SPEC = ContainerSpec(
+    name="web",
+    node="a",
+    image="i",
+    command=("x", "y"),
+    network="apps",
+    ip=IPv4Address("192.168.50.1"),
+    mac="02:00:00:00:00:01",
+)
+
+
+def a_migration(identifier: str, state: str = "running") -> Migration:
+    return Migration(
+        id=identifier,
+        container="web",
+        source="a",
+        destination="b",
+        mode="sequential",
+        mac="keep",
+        state=state,  # type: ignore[arg-type]
+        started_at="2026-01-01T00:00:00Z",
+        steps=[StepRecord(name="preflight", node="controller", started_at="2026-01-01T00:00:00Z", duration_s=0.1)],
+    )
+
+
+def test_containers_and_migrations_outlive_the_controller(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "j.db")
+    first.put_resident(SPEC, "b")
+    first.put_migration(a_migration("m1"), {"new_mac": "02:00:00:00:00:02"})
+    # no close: the process was killed
+    second = Journal(tmp_path / "j.db")
+    assert second.residents()["web"].spec == SPEC
+    assert second.residents()["web"].node == "b"
+    assert second.unfinished() == [(a_migration("m1"), {"new_mac": "02:00:00:00:00:02"})]
+    second.put_migration(a_migration("m1", "succeeded"), {})
+    assert second.unfinished() == []
+    found = second.migration("m1")
+    assert found is not None and found.state == "succeeded"
+    second.drop_resident("web")
+    assert Journal(tmp_path / "j.db").residents() == {}
+
+
+def test_pruning_keeps_the_newest_and_all_that_run(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.put_migration(a_migration("running"), {})
+    for index in range(5):
+        journal.put_migration(a_migration(f"m{index}", "succeeded"), {})
+    assert journal.prune(keep=2) == 3
+    assert [migration.id for migration in journal.migrations()] == ["m4", "m3", "running"]
+
+
+def test_pruning_forgets_what_ended_long_ago(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.put_migration(a_migration("running"), {})
+    for index in range(1, 5):
+        ended = a_migration(f"m{index}", "succeeded")
+        journal.put_migration(ended.model_copy(update={"finished_at": f"2026-01-0{index}T00:00:00.000000Z"}), {})
+    assert journal.prune(keep=100, finished_before="2026-01-03T00:00:00.000000Z") == 2
+    assert [migration.id for migration in journal.migrations()] == ["m4", "m3", "running"]
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    Journal(tmp_path / "j.db")
+    assert stat.S_IMODE(os.stat(tmp_path / "j.db").st_mode) == 0o600
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "j.db").write_text("this is not a database, and long enough to have a header of its own")
+    with pytest.raises(JournalError, match="cannot be opened"):
+        Journal(tmp_path / "j.db")
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "j.db") as other:
+        other.execute("PRAGMA user_version=99")
+    with pytest.raises(JournalError, match="version 99"):
+        Journal(tmp_path / "j.db")
+
+
+def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    blocker = sqlite3.connect(tmp_path / "j.db", isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    journal.busy_timeout(0.05)
+    with pytest.raises(JournalError, match="locked"):
+        journal.check()
+    blocker.execute("ROLLBACK")
+    journal.check()

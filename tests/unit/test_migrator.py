@@ -1,0 +1,253 @@
+"""The saga against nodes in memory: whatever breaks, and whenever, one copy runs in the end and nothing is left."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coat_ryu.config import MigrateRequest, parse_topology
+from coat_ryu.containers import Containers
+from coat_ryu.errors import Conflict, NodeError, NodeUnreachable, NotFound
+from coat_ryu.journal import Journal, JournalError
+from coat_ryu.migrator import Limits, Migrator
+from coat_ryu.model import ContainerSpec
+from coat_ryu.nodes import Nodes
+from coat_ryu.saga import Migration
+from tests.unit.fakes import FakeFabric, FakeRemote, Killed, World
+
+TOPOLOGY = parse_topology(
+    """
+networks: [{name: apps, vni: 42, subnet: 192.168.50.0/24}]
+nodes: [{name: a, address: 10.0.0.1}, {name: b, address: 10.0.0.2}]
+""",
+    "test.yaml",
+)
+SPEC = ContainerSpec(name="web", node="a", image="img", ip=IPv4Address("192.168.50.7"))
+MODES = ("sequential", "parallel", "prepared")
+
+
+class MortalJournal(Journal):
+    """A dead controller writes nothing any more."""
+
+    def __init__(self, path: Path, killed: threading.Event) -> None:
+        super().__init__(path)
+        self._killed = killed
+
+    def put_migration(self, migration: Migration, context: dict[str, Any]) -> None:
+        if self._killed.is_set():
+            raise Killed
+        super().put_migration(migration, context)
+
+    def put_resident(self, spec: ContainerSpec, node: str) -> None:
+        if self._killed.is_set():
+            raise Killed
+        super().put_resident(spec, node)
+
+
+class Controller:
+    """The real migrator on fake nodes. Several of them, one after the other, can share a world and a journal."""
+
+    def __init__(self, world: World, journal: Path) -> None:
+        self.world = world
+        self.killed = threading.Event()
+        self.journal = MortalJournal(journal, self.killed)
+        self.fabric = FakeFabric()
+        self.nodes = Nodes(
+            TOPOLOGY,
+            lambda node, up, down: FakeRemote(world.nodes[node.name], self.killed),
+            lambda seen: "tcp:127.0.0.1:6653",
+            lambda site: None,
+        )
+        for site in self.nodes.sites.values():
+            site.ready = True
+        self.containers = Containers(TOPOLOGY, self.nodes, self.fabric, self.journal)  # type: ignore[arg-type]
+        self.migrator = Migrator(
+            TOPOLOGY,
+            self.nodes,
+            self.containers,
+            self.fabric,  # type: ignore[arg-type]
+            self.journal,
+            Limits(),
+            sleep=lambda seconds: None,
+        )
+
+    def swept(self, home: str) -> bool:
+        """Sweeps, beside the sweeps that the migrator may have begun; whether nothing is left."""
+        for site in self.nodes.sites.values():
+            self.containers.sweeper.sweep(site, "known")
+        return self.world.residue(home) == []
+
+    def run(self, **request: Any) -> Migration:
+        """Migrates and waits for the end, be it the migration's or the controller's."""
+        migration = self.migrator.migrate(MigrateRequest(container="web", to="b", **request))
+        move = self.migrator.move(migration.id)
+        if move is not None and move.thread is not None:
+            move.thread.join(30)
+        return self.migrator.migration(migration.id)
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def world_with_web() -> World:
+    world = World("a", "b")
+    for node in world.nodes.values():
+        node.images.add("img")
+    return world
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[Controller]:
+    made = Controller(world_with_web(), tmp_path / "journal.db")
+    made.containers.create(SPEC)
+    yield made
+    made.journal.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mac", ["keep", "renew"])
+def test_a_migration_moves_the_container_and_all_that_is_known_of_it(
+    controller: Controller, mode: str, mac: str
+) -> None:
+    before = controller.containers.resident("web").spec.mac
+    record = controller.run(mode=mode, mac=mac)
+    assert (record.state, record.error) == ("succeeded", None)
+    assert controller.world.running("web") == ["b"]
+    assert controller.world.residue(home="b") == []
+    assert controller.world.most_copies == 1
+    resident = controller.containers.resident("web")
+    assert resident.node == "b"
+    assert (resident.spec.mac == before) == (mac == "keep")
+    binding = controller.fabric.bindings["web"]
+    assert (binding.place.node, binding.mac, binding.hold, len(binding.origins)) == ("b", resident.spec.mac, None, 1)
+    assert len(controller.fabric.announced) == (mac == "renew")
+    assert record.downtime_s == pytest.approx(0.5)
+    assert (record.checkpoint_bytes, record.held_packets, record.replayed_packets) == (7, 4, 4)
+    assert all(step.duration_s is not None for step in record.steps)
+
+
+def test_the_paper_s_order_is_kept(controller: Controller) -> None:
+    record = controller.run(mode="sequential")
+    names = [step.name for step in record.steps]
+    paper = ["checkpoint", "clear_namespace", "transfer", "create_namespace", "flow_update", "restore"]
+    assert [name for name in names if name in paper] == paper
+
+
+def test_the_image_is_brought_before_the_freeze(controller: Controller) -> None:
+    controller.world.nodes["b"].images.clear()
+    record = controller.run(mode="sequential")
+    verbs = [verb for _, verb in controller.world.calls]
+    assert record.state == "succeeded"
+    assert verbs.index("send_image") < verbs.index("checkpoint")
+
+
+def test_what_cannot_be_is_refused_and_nothing_changes(controller: Controller) -> None:
+    migrate = controller.migrator.migrate
+    with pytest.raises(NotFound, match="no container 'none'; there are: web"):
+        migrate(MigrateRequest(container="none", to="b"))
+    with pytest.raises(NotFound, match="to: there is no node 'z'; there are: a, b"):
+        migrate(MigrateRequest(container="web", to="z"))
+    with pytest.raises(Conflict, match="on a already"):
+        migrate(MigrateRequest(container="web", to="a"))
+    controller.containers.take("web", "migrating")
+    with pytest.raises(Conflict) as refusal:
+        migrate(MigrateRequest(container="web", to="b"))
+    assert refusal.value.cause == "already_migrating"
+    controller.containers.give_back("web")
+    controller.nodes.sites["b"].ready = False
+    with pytest.raises(Conflict, match="to: node b is not connected"):
+        migrate(MigrateRequest(container="web", to="b"))
+    controller.nodes.sites["b"].ready = True
+    controller.world.nodes["a"].containers["web"]["state"] = "stopped"
+    with pytest.raises(Conflict, match="web is stopped on a"):
+        migrate(MigrateRequest(container="web", to="b"))
+    assert controller.migrator.migrations() == []
+
+
+def test_a_journal_that_cannot_be_written_refuses_new_migrations(controller: Controller, tmp_path: Path) -> None:
+    blocker = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    controller.journal.busy_timeout(0.05)
+    with pytest.raises(JournalError) as refusal:
+        controller.run()
+    assert (refusal.value.response, refusal.value.cause) == (503, "journal_failed")
+    with pytest.raises(JournalError):  # what /healthz asks
+        controller.journal.check()
+    blocker.execute("ROLLBACK")
+    assert controller.world.running("web") == ["a"]
+    assert controller.run().state == "succeeded"
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    mode=st.sampled_from(MODES),
+    position=st.integers(0, 24),
+    moment=st.sampled_from(["before", "after"]),
+    error=st.sampled_from([NodeError, NodeUnreachable]),
+)
+def test_a_request_that_fails_once_leaves_one_copy_and_no_residue(
+    tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, moment: str, error: type[NodeError]
+) -> None:
+    world = world_with_web()
+    controller = Controller(world, tmp_path_factory.mktemp("run") / "journal.db")
+    controller.containers.create(SPEC)
+    target = len(world.calls) + 1 + position  # the first call of a migration is its inspection of the container
+
+    def fault(number: int, node: str, verb: str) -> None:
+        if number == target and verb != "chain":
+            raise error(f"{verb} broke", node=node)
+
+    setattr(world, moment, fault)
+    record = controller.run(mode=mode)
+    assert record.state in ("succeeded", "rolled_back"), record.error
+    home = "b" if record.state == "succeeded" else "a"
+    assert world.running("web") == [home]
+    assert world.most_copies == 1
+    world.before = world.after = lambda number, node, verb: None
+    wait_for(lambda: controller.swept(home))  # what a lost node keeps is swept when it comes back
+    assert controller.containers.resident("web").node == home
+    assert controller.fabric.bindings["web"].place.node == home
+    assert controller.fabric.bindings["web"].hold is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@settings(max_examples=150, deadline=None)
+@given(mode=st.sampled_from(MODES), position=st.integers(0, 24), moment=st.sampled_from(["before", "after"]))
+def test_a_controller_that_is_killed_at_any_moment_is_succeeded_by_one_that_puts_things_right(
+    tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, moment: str
+) -> None:
+    world = world_with_web()
+    journal = tmp_path_factory.mktemp("run") / "journal.db"
+    first = Controller(world, journal)
+    first.containers.create(SPEC)
+    target = len(world.calls) + 1 + position
+
+    def fault(number: int, node: str, verb: str) -> None:
+        if number == target:
+            first.killed.set()
+
+    setattr(world, moment, fault)
+    first.run(mode=mode)
+    world.before = world.after = lambda number, node, verb: None
+
+    second = Controller(world, journal)
+    second.migrator.recover()
+    record = second.migrator.wait(second.migrator.migrations()[0])
+    assert record.state in ("succeeded", "rolled_back"), record.error
+    home = "b" if record.state == "succeeded" else "a"
+    assert world.running("web") == [home]
+    assert world.most_copies == 1
+    assert world.residue(home) == []
+    assert second.containers.resident("web").node == home
+    assert second.fabric.bindings["web"].place.node == home

@@ -1,0 +1,168 @@
+"""What the switchboard makes of switches that are slow, gone, or do not know what is asked of them."""
+
+import struct
+from types import SimpleNamespace
+
+import pytest
+from ryu.lib import hub
+from ryu.ofproto import ofproto_v1_3 as of
+from ryu.ofproto import ofproto_v1_3_parser as parser
+
+from coat_ryu import wire
+from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
+from coat_ryu.openflow import Change, Flow, Output, match
+from coat_ryu.switches import Switchboard
+
+DPID = 0xA
+CHANGES = [Change("add", Flow(4, number, match(in_port=number), (Output(1),))) for number in range(1, 4)]
+
+
+class FakeDatapath:
+    """A connection that keeps what was sent, and whose switch answers every message by ``answer``."""
+
+    id, xid, address = DPID, 7, ("10.0.0.1", 1)
+
+    def __init__(self, answer):
+        self.sent, self.answer, self.open = [], answer, True
+        self.ports = {1: parser.OFPPort(1, "", b"c-one", 0, of.OFPPS_LIVE, 0, 0, 0, 0, 0, 0)}
+
+    def send(self, data):
+        while data and self.open:
+            _, kind, length, xid = wire.HEADER.unpack_from(data)
+            self.sent.append((kind, data[:length]))
+            hub.spawn(self.answer, self, kind, xid, data[:length])
+            data = data[length:]
+        return self.open
+
+
+@pytest.fixture
+def connect():
+    def run(answer, **options):
+        board = Switchboard({DPID: "edge1"}, timeout=0.3, **options)
+        datapath = FakeDatapath(lambda *args: answer(board, *args))
+        assert board.attach(datapath) == "edge1"
+        return board, datapath
+
+    return run
+
+
+def reply(datapath, kind, xid, **fields):
+    return SimpleNamespace(datapath=datapath, msg_type=kind, xid=xid, **fields)
+
+
+def obedient(board, datapath, kind, xid, data):
+    if kind == of.OFPT_BARRIER_REQUEST:
+        board.on_reply(reply(datapath, of.OFPT_BARRIER_REPLY, xid))
+
+
+def silent(board, datapath, kind, xid, data):
+    pass
+
+
+def without_bundles(board, datapath, kind, xid, data):
+    if kind == of.OFPT_EXPERIMENTER:
+        fields = {"type": of.OFPET_BAD_REQUEST, "code": of.OFPBRC_BAD_EXPERIMENTER}
+        board.on_reply(reply(datapath, of.OFPT_ERROR, xid, **fields))
+    obedient(board, datapath, kind, xid, data)
+
+
+def picky(board, datapath, kind, xid, data):
+    """Takes no flow of priority 2."""
+    if kind == of.OFPT_EXPERIMENTER and len(data) > 60 and struct.unpack_from("!H", data, 24 + 30)[0] == 2:
+        fields = {"type": of.OFPET_BAD_ACTION, "code": of.OFPBAC_BAD_OUT_PORT}
+        board.on_reply(reply(datapath, of.OFPT_ERROR, xid, **fields))
+    obedient(board, datapath, kind, xid, data)
+
+
+def kinds(datapath):
+    return [kind for kind, _ in datapath.sent]
+
+
+def bundle_messages(datapath):
+    """The types of the bundle control messages that were sent (ONF extension 230, section 4.1)."""
+    return [struct.unpack_from("!H", data, 20)[0] for kind, data in datapath.sent if kind == of.OFPT_EXPERIMENTER
+            and struct.unpack_from("!I", data, 12)[0] == of.ONF_ET_BUNDLE_CONTROL]  # fmt: skip
+
+
+def test_changes_go_out_as_one_bundle(connect):
+    board, datapath = connect(obedient)
+    board.apply("edge1", CHANGES)
+    assert bundle_messages(datapath) == [of.ONF_BCT_OPEN_REQUEST, of.ONF_BCT_COMMIT_REQUEST]
+    assert kinds(datapath).count(of.OFPT_FLOW_MOD) == 0
+
+
+def test_a_single_change_needs_no_bundle_and_none_needs_nothing(connect):
+    board, datapath = connect(obedient)
+    board.apply("edge1", [])
+    assert datapath.sent == []
+    board.apply("edge1", CHANGES[:1])
+    assert kinds(datapath) == [of.OFPT_FLOW_MOD, of.OFPT_BARRIER_REQUEST]
+
+
+def test_a_bad_change_is_named_and_the_bundle_discarded(connect):
+    board, datapath = connect(picky)
+    with pytest.raises(SwitchError, match=r"node edge1 \(dpid 000000000000000a\).*BAD_OUT_PORT.*priority=2"):
+        board.apply("edge1", CHANGES)
+    assert bundle_messages(datapath) == [of.ONF_BCT_OPEN_REQUEST, of.ONF_BCT_DISCARD_REQUEST]
+
+
+def test_a_switch_that_knows_no_bundles_is_asked_once(connect):
+    board, datapath = connect(without_bundles)
+    board.apply("edge1", CHANGES)
+    board.apply("edge1", CHANGES)
+    assert bundle_messages(datapath) == [of.ONF_BCT_OPEN_REQUEST]
+    assert kinds(datapath).count(of.OFPT_FLOW_MOD) == 2 * len(CHANGES)
+
+
+def test_no_answer_is_a_timeout_that_names_the_switch(connect):
+    board, _ = connect(silent)
+    for ask in (lambda: board.apply("edge1", CHANGES), lambda: board.read("edge1")):
+        with pytest.raises(SwitchTimeout, match=r"node edge1 \(dpid 000000000000000a\)"):
+            ask()
+
+
+def test_who_waits_is_told_when_the_connection_ends(connect):
+    board, _ = connect(lambda board, datapath, *_: board.detach(datapath))
+    with pytest.raises(SwitchGone, match="edge1"):
+        board.apply("edge1", CHANGES)
+    with pytest.raises(SwitchGone, match="edge1"):
+        board.send_packets("edge1", 1, [b"frame"])
+    with pytest.raises(NotFound):
+        board.read("edge9")
+
+
+def test_a_new_connection_replaces_the_old_one(connect):
+    board, old = connect(silent)
+    new = FakeDatapath(lambda *args: obedient(board, *args))
+    board.attach(new)
+    board.apply("edge1", CHANGES)
+    assert old.sent == []
+    assert board.detach(old) is None and board.connected("edge1")
+    assert board.detach(new) == "edge1" and not board.connected("edge1")
+
+
+def test_strangers_are_left_alone(connect):
+    board, _ = connect(silent)
+    stranger = FakeDatapath(silent)
+    stranger.id = 0xB
+    assert board.attach(stranger) is None
+    board.on_reply(reply(stranger, of.OFPT_BARRIER_REPLY, 1))
+    assert stranger.sent == []
+
+
+def test_ports_follow_what_the_switch_says(connect):
+    board, datapath = connect(silent)
+    assert board.ports("edge1")["c-one"].up
+    down = parser.OFPPort(1, "", b"c-one", 0, of.OFPPS_LINK_DOWN, 0, 0, 0, 0, 0, 0)
+    assert board.on_port(SimpleNamespace(datapath=datapath, reason=of.OFPPR_MODIFY, desc=down)) == "edge1"
+    assert not board.ports("edge1")["c-one"].up
+    board.on_port(SimpleNamespace(datapath=datapath, reason=of.OFPPR_DELETE, desc=down))
+    assert board.ports("edge1") == {}
+
+
+def test_flow_dumps_of_other_applications_are_parsed_by_ryu():
+    empty_match = struct.pack("!HH4x", 1, 4)
+    entry = struct.pack("!HBxIIHHHH4xQQQ", 56, 3, 1, 2, 9, 0, 0, 0, 5, 6, 7) + empty_match
+    data = struct.pack("!BBHI", 4, of.OFPT_MULTIPART_REPLY, 16 + len(entry), 99) + struct.pack("!HH4x", 1, 0) + entry
+    message = parser.OFPMultipartReply.parser(SimpleNamespace(), 4, of.OFPT_MULTIPART_REPLY, len(data), 99, data)
+    assert (message.body[0].table_id, message.body[0].priority, message.body[0].packet_count) == (3, 9, 6)

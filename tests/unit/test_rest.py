@@ -1,0 +1,183 @@
+"""Requests in, the contract's error shape out; no Ryu, no network."""
+
+import json
+from typing import Any
+
+import pytest
+from webob import Request, Response
+
+from coat_ryu import rest
+from coat_ryu.config import CleanupRequest, MigrateRequest
+from coat_ryu.errors import Conflict, NotFound
+from coat_ryu.model import ContainerSpec
+from coat_ryu.saga import Migration
+
+
+def a_migration(state: str = "running") -> Migration:
+    return Migration(
+        id="m1",
+        container="web",
+        source="a",
+        destination="b",
+        mode="prepared",
+        mac="keep",
+        state=state,  # type: ignore[arg-type]
+        started_at="2026-01-01T00:00:00Z",
+    )
+
+
+class FakeServices:
+    """Answers like a controller with one container, and remembers what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def migrate(self, request: MigrateRequest) -> Migration:
+        if request.container != "web":
+            raise NotFound(f"container: there is no container {request.container!r}", cause="no_such_container")
+        self.asked.append(request)
+        return a_migration()
+
+    def wait_for(self, migration: Migration) -> Migration:
+        return a_migration("succeeded")
+
+    def abort(self, identifier: str) -> Migration:
+        raise Conflict("too late", cause="past_pivot")
+
+    def migration(self, identifier: str) -> Migration:
+        return a_migration()
+
+    def migrations(self) -> list[Migration]:
+        return [a_migration()]
+
+    def create_container(self, spec: ContainerSpec) -> dict[str, Any]:
+        self.asked.append(spec)
+        return {"name": spec.name}
+
+    def remove_container(self, name: str) -> None:
+        self.asked.append(name)
+
+    def container(self, name: str) -> dict[str, Any]:
+        return {"name": name}
+
+    def containers(self) -> list[dict[str, Any]]:
+        return []
+
+    def cleanup(self, request: CleanupRequest) -> dict[str, Any]:
+        self.asked.append(request)
+        return {"found": [], "unreachable": {}}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        raise RuntimeError("a secret that no client may read")
+
+    def topology(self) -> dict[str, Any]:
+        return {}
+
+    def bindings(self) -> list[dict[str, Any]]:
+        return []
+
+    def flows(self, dpid: str) -> list[dict[str, Any]]:
+        return [{"dpid": dpid}]
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok"}
+
+    def metrics(self) -> bytes:
+        return b"coat_x 1\n"
+
+
+def ask(method: str, path: str, body: bytes | None = None) -> tuple[Response, FakeServices]:
+    services = FakeServices()
+    request = Request.blank(path, method=method)
+    if body is not None:
+        request.body = body
+    return rest.dispatch(services, request), services
+
+
+GOOD = json.dumps({"container": "web", "to": "b"}).encode()
+
+
+def test_a_migration_is_accepted_and_says_where_to_look() -> None:
+    response, services = ask("POST", "/migrate", GOOD)
+    assert (response.status_int, response.headers["Location"]) == (202, "/v1.0/migrations/m1")
+    assert response.json["state"] == "running"
+    assert [request.mode for request in services.asked] == ["prepared"]
+
+
+def test_where_to_look_is_a_path() -> None:
+    """A relay in front of the controller has another host and port."""
+    response, _ = ask("POST", "/migrate", GOOD)
+    sent: list[tuple[str, str]] = []
+    response(
+        {"REQUEST_METHOD": "POST", "wsgi.url_scheme": "http", "HTTP_HOST": "inside:80"},
+        lambda status, headers: sent.extend(headers),
+    )
+    assert dict(sent)["Location"] == "/v1.0/migrations/m1"
+
+
+def test_with_wait_the_finished_record_comes_back() -> None:
+    response, _ = ask("POST", "/migrate", b'{"container": "web", "to": "b", "wait": true}')
+    assert (response.status_int, response.json["state"]) == (200, "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "cause", "said"),
+    [
+        ("POST", "/migrate", b"{", 400, "bad_json", "not JSON"),
+        ("POST", "/migrate", b"[]", 400, "bad_json", "object"),
+        ("POST", "/migrate", b"{}", 400, "bad_input", "container: missing"),
+        ("POST", "/migrate", b'{"container": "none", "to": "b"}', 404, "no_such_container", "none"),
+        ("POST", "/migrate", b" " * (rest.BODY_LIMIT + 1), 413, "body_too_large", "at most"),
+        ("GET", "/migrate", None, 405, "method_not_allowed", "POST"),
+        ("DELETE", "/v1.0/nodes", None, 405, "method_not_allowed", "GET"),
+        ("GET", "/v1.0/nothing", None, 404, "no_such_path", "/v1.0/nothing"),
+        ("GET", "/", None, 404, "no_such_path", "/"),
+        ("DELETE", "/v1.0/migrations/m1", None, 409, "past_pivot", "too late"),
+        ("GET", "/v1.0/nodes", None, 500, "internal", "log"),
+    ],
+)
+def test_every_error_has_the_contract_s_shape(
+    method: str, path: str, body: bytes | None, status: int, cause: str, said: str
+) -> None:
+    response, services = ask(method, path, body)
+    assert response.content_type == "application/json"
+    assert set(response.json) == {"cause", "message", "response"}
+    assert (response.status_int, response.json["response"], response.json["cause"]) == (status, status, cause)
+    assert said in response.json["message"]
+    assert services.asked == []
+
+
+def test_a_wrong_method_is_told_the_right_ones() -> None:
+    response, _ = ask("PUT", "/v1.0/containers/web")
+    assert response.headers["Allow"] == "DELETE, GET"
+
+
+def test_an_unforeseen_failure_shows_nothing_of_its_inside() -> None:
+    response, _ = ask("GET", "/v1.0/nodes")
+    assert b"secret" not in response.body
+    assert b"Traceback" not in response.body
+
+
+def test_what_varies_in_a_path_reaches_the_controller() -> None:
+    response, _ = ask("GET", "/v1.0/flows/00000000000000a1")
+    assert response.json == [{"dpid": "00000000000000a1"}]
+    response, services = ask("DELETE", "/v1.0/containers/web")
+    assert (response.status_int, response.body, services.asked) == (204, b"", ["web"])
+
+
+def test_metrics_are_prometheus_text() -> None:
+    response, _ = ask("GET", "/metrics")
+    assert response.content_type == "text/plain"
+    assert response.body == b"coat_x 1\n"
+
+
+def test_the_api_describes_itself() -> None:
+    response, _ = ask("GET", "/openapi.json")
+    document = response.json
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {(route.method, route.path) for route in rest.ROUTES}
+    text = response.text
+    assert all(f"#/components/schemas/{name}" in text for name in ("MigrateRequest", "Migration", "Failure"))
+    wanted = {part.rpartition("/")[2] for part in text.split('"') if part.startswith("#/components/schemas/")}
+    assert wanted <= set(document["components"]["schemas"])
+    assert document["components"]["schemas"]["MigrateRequest"]["required"] == ["container", "to"]
