@@ -110,10 +110,10 @@ def _data_socket_mss(lab: Lab, host: str) -> int:
     inside = ["nsenter", "--net=/run/netns/coat-iperf3-server"]
 
     def sizes() -> list[int]:
-        shown = lab.exec(host, [*inside, "ss", "-tin", "state", "established"]).stdout.split()
-        sent = [int(word.removeprefix("bytes_sent:")) for word in shown if word.startswith("bytes_sent:")]
-        found = [int(word.removeprefix("mss:")) for word in shown if word.startswith("mss:")]
-        return [mss for mss, count in zip(found, sent, strict=False) if count > MEGABYTE]
+        # Two lines for each socket. One that has sent nothing since the restore has no bytes_sent.
+        shown = lab.exec(host, [*inside, "ss", "-Htin", "state", "established"]).stdout.splitlines()
+        details = [dict(word.split(":", 1) for word in line.split() if ":" in word) for line in shown[1::2]]
+        return [int(one["mss"]) for one in details if int(one.get("bytes_sent", 0)) > MEGABYTE]
 
     return wait_for(sizes, what="a socket that sends")[0]
 

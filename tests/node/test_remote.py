@@ -99,7 +99,7 @@ def test_errors_name_node_command_and_reason(left: Remote) -> None:
         ("bridge_ensure", {"bridge": "coat", "dpid": "1", "controllers": []}, "dpid: '1' is not"),
         ("bridge_ensure", {"bridge": "coat", "dpid": "0" * 16, "controllers": ["tcp:x y"]}, r"controllers\[0\]"),
         ("tunnels_ensure", {"bridge": "coat", "tunnels": {"t-x": "10.9"}}, "tunnels.t-x"),
-        ("hold_open", {"bridge": "coat", "port": "h-x", "max_packets": 0, "max_bytes": 1}, "max_packets"),
+        ("hold_open", {"bridge": "coat", "port": "h-x", "max_packets": -1, "max_bytes": 1}, "max_packets"),
         ("receive_open", {"transfer": "x", "address": "10.9.0.1", "tls": {}, "what": "all"}, "what: allowed are state"),
         ("chain", {"steps": [{"verb": "clock"}, {"verb": "nothing"}]}, r"step 2 \(nothing\)"),
     ],
