@@ -48,9 +48,14 @@ if not have:
     part = path + "." + str(os.getpid())
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file: file.write(data)
     os.rename(part, path)
+os.environ["MALLOC_ARENA_MAX"] = "1"
 os.execv(sys.executable, [sys.executable, "-I", path])
 """
-"""Reads its input a byte at a time until the header has ended: what follows belongs to the hook."""
+"""Reads its input a byte at a time until the header has ended: what follows belongs to the hook.
+
+The hook serves each request in a thread, and each thread would take memory from an arena of its own that it seldom gives
+back (mallopt(3), M_ARENA_MAX).
+"""
 
 COMMAND = shlex.join(["python3", "-I", "-c", BOOTSTRAP])
 
