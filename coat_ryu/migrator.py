@@ -243,8 +243,8 @@ class Migrator:
             LOG.error("migration %s: %s", record.id, error)
         self._containers.give_back(record.container)
         if move.left_behind:
-            self._containers.sweeper.later(move.source)
-            self._containers.sweeper.later(move.destination)
+            self._containers.sweeper.later(move.source, move.fence)
+            self._containers.sweeper.later(move.destination, move.fence)
         self.on_end(record)
         move.finished.set()
 

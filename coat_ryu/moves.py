@@ -90,7 +90,11 @@ class Move:
         """Arguments that a node refuses once it has seen a later epoch of the container: a dead controller's last
         words.
         """
-        return {**args, "fence": {"container": self.name, "epoch": self.epoch}}
+        return {**args, "fence": self.fence}
+
+    @property
+    def fence(self) -> dict[str, Any]:
+        return {"container": self.name, "epoch": self.epoch}
 
     def call(self, tally: Tally, site: Site, verb: str, args: dict[str, Any], timeout: float = QUICK) -> Any:
         reply = site.call(verb, self.fenced(args), timeout)

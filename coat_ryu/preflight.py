@@ -23,21 +23,25 @@ class Refusal:
     message: str
 
 
-def check(source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any]) -> None:
+def check(
+    source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any], mtu: int
+) -> None:
     """Raises Conflict with the first reason, if there is one."""
-    for refusal in refusals(source, destination, here, there, needs):
+    for refusal in refusals(source, destination, here, there, needs, mtu):
         raise Conflict(refusal.message, cause=refusal.cause)
 
 
 def refusals(
-    source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any]
+    source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any], mtu: int
 ) -> Iterator[Refusal]:
-    """Every reason not to move a container from ``source`` to ``destination``."""
+    """Every reason not to move a container from ``source`` to ``destination``; ``mtu`` is what tunnels must carry."""
     yield from _versions(source, here["versions"])
     yield from _versions(destination, there["versions"])
     yield from _runtimes(source, destination, here["versions"], there["versions"])
     yield from _processors(source, destination, here, there)
     yield from _room(source, destination, here, there, needs)
+    yield from _tunnels(source, here, mtu)
+    yield from _tunnels(destination, there, mtu)
     yield from _container(needs)
 
 
@@ -83,6 +87,13 @@ def _room(
             yield Refusal(f"no_{kind}", f"node {node} has {have} MiB of {kind} left; the move needs {want} MiB")
 
 
+def _tunnels(node: str, facts: dict[str, Any], mtu: int) -> Iterator[Refusal]:
+    have = facts.get("mtu")
+    if have is not None and have < mtu:
+        message = f"node {node} carries {have} bytes a packet where its tunnels end"
+        yield Refusal("small_mtu", f"{message}; the topology's underlay_mtu is {mtu}")
+
+
 def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
     if needs.get("pod"):
         yield Refusal("in_a_pod", f"container: it is in the pod {needs['pod']}, whose namespaces do not move with it")
@@ -90,6 +101,10 @@ def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
         yield Refusal("has_mounts", f"container: what is mounted at {mount} would stay behind; it cannot be moved")
     for device in needs.get("devices", ()):
         yield Refusal("has_devices", f"container: it uses the device {device}, which CRIU cannot move")
+    for port in needs.get("unaccepted", ()):
+        # criu/sk-inet.c: "In-flight connection"; to skip them would break them
+        message = f"container: it has not accepted all connections at its port {port}; CRIU cannot move those"
+        yield Refusal("unaccepted_connections", f"{message}, so try again when it has")
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from coat_ryu.containers import create_args, endpoint_args, endpoint_name
 from coat_ryu.errors import CoatError, Conflict, NodeUnreachable, SwitchError, SwitchTimeout
 from coat_ryu.fabric import Waiter
 from coat_ryu.keys import Identity, one_time_pair
-from coat_ryu.model import Binding, ContainerSpec, container_port, namespace_name
+from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
 from coat_ryu.moves import QUICK, Ahead, Move, Tally
 from coat_ryu.nodes import BRIDGE, Site
 from coat_ryu.preflight import check as may_move
@@ -41,11 +41,17 @@ def preflight(move: Move, tally: Tally) -> None:
         message = f"to: {move.record.destination} runs a container {move.name} already; end that one first"
         raise Conflict(message, cause="name_in_use")
     needs = move.call(tally, move.source, "container_needs", {"name": move.name}).result
-    facts = [move.call(tally, site, "hello", {}).result for site in (move.source, move.destination)]
-    may_move(move.record.source, move.record.destination, facts[0], facts[1], needs)
+    here_is, there_is = (_facts(move, tally, site) for site in (move.source, move.destination))
+    underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
+    may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)
     if there is not None:  # what an earlier migration left
         move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
     tally.detail["image"] = here["image"]
+
+
+def _facts(move: Move, tally: Tally, site: Site) -> dict[str, Any]:
+    facts: dict[str, Any] = move.call(tally, site, "hello", {"address": str(site.node.address)}).result
+    return facts
 
 
 def image(move: Move, tally: Tally) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from coat_ryu.errors import CoatError, Conflict
+from coat_ryu.errors import CoatError, Conflict, NodeError
 from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import container_port, hold_port, namespace_name
 from coat_ryu.nodes import BRIDGE, Nodes, Site
@@ -79,6 +79,7 @@ class Sweeper:
     def __init__(self, nodes: Nodes, guard: Guard, journal: Journal) -> None:
         self._nodes, self._guard, self._journal = nodes, guard, journal
         self.problems: dict[str, list[str]] = {}
+        self._unfenced: dict[str, dict[str, dict[str, Any]]] = {}
 
     def look(self, site: Site) -> list[Stray]:
         """What lies about on one node. Raises NodeError, JournalError."""
@@ -97,6 +98,8 @@ class Sweeper:
 
     def sweep(self, site: Site, remove: Scope) -> list[Stray]:
         """Looks, and removes what may go. Raises NodeError, JournalError."""
+        if remove != "none":
+            self._outlast(site)
         seen = self.look(site)
         self.problems[site.node.name] = [f"{stray.name}: {stray.keep}" for stray in seen if stray.keep]
         return [self._remove(site, stray) if self._may_go(stray, remove) else stray for stray in seen]
@@ -116,8 +119,23 @@ class Sweeper:
                 unreachable[name] = str(error)
         return {"found": [asdict(stray) for stray in found], "unreachable": unreachable}
 
-    def later(self, site: Site) -> None:
-        """Sweeps in the background; what cannot be done now is tried when the node comes back."""
+    def _outlast(self, site: Site) -> None:
+        """A hook whose connection was lost finishes what it was told: not after we have looked. Raises NodeError."""
+        for container, fence in list(self._unfenced.get(site.node.name, {}).items()):
+            try:
+                site.call("clock", {"fence": fence}, REMOVE_TIMEOUT)
+            except NodeError as error:
+                if error.cause != "fenced":  # else a later migration has waited
+                    raise
+            self._unfenced[site.node.name].pop(container, None)
+
+    def later(self, site: Site, fence: dict[str, Any] | None = None) -> None:
+        """Sweeps in the background; what cannot be done now is tried when the node comes back.
+
+        ``fence`` (``Move.fence``) is of a migration whose requests may still be under way on the node.
+        """
+        if fence is not None:
+            self._unfenced.setdefault(site.node.name, {})[fence["container"]] = fence
 
         def run() -> None:
             try:

@@ -39,7 +39,7 @@ def checkpoint(*, name: Name, stop_at_gate: bool = False) -> dict[str, Any]:
         raw = require(name)
         if state_of(raw) != "checkpointed":
             freezer.thaw_process(raw["State"]["Pid"])
-            failure.stderr += criu.errors(where.bundle / "dump.log")
+            criu.explain(failure, where.bundle / "dump.log")
             raise
     stats_file = where.bundle / "stats-dump"
     stats = criu.read_stats(stats_file)
@@ -93,7 +93,7 @@ def _restore(name: str, where: Place, seen: list[float]) -> float:
     except Failure as failure:
         raw = require(name)
         if state_of(raw) != "running" or not raw["State"].get("Restored"):
-            failure.stderr += criu.errors(where.bundle / "restore.log")
+            criu.explain(failure, where.bundle / "restore.log")
             raise
         return datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp()
     return seen[0] if seen else time.time()

@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 from coat_ryu.node import gate
+from coat_ryu.node.failure import Failure
 
 MAGIC = (0x55105940, 0x57093306)
 """CRIU's "service" and "stats" magics (criu/include/magic.h)."""
@@ -89,6 +90,14 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return value, position
+
+
+def explain(failure: Failure, log: Path) -> None:
+    """Podman and the runtime only say that CRIU failed; why is in its log, the first error before those that follow."""
+    found = errors(log)
+    failure.stderr += found
+    if found:
+        failure.args = (f"{failure}; CRIU: {found.splitlines()[0].partition('): ')[2]}",)
 
 
 def errors(log: Path) -> str:

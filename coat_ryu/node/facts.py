@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import podman
+from coat_ryu.node import netns, podman
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining, run
 from coat_ryu.node.verbs import Text, verb
@@ -24,8 +24,13 @@ COMMANDS = {
 
 
 @verb
-def hello() -> dict[str, Any]:
-    """Versions (None for what is missing), identity, clock, free memory and disk in bytes."""
+def hello(*, address: Text | None = None) -> dict[str, Any]:
+    """Versions (None for what is missing), identity, clock, free memory and disk in bytes.
+
+    ``mtu`` is that of the interface with ``address``, where tunnels end; None if there is none.
+    """
+    if address is not None:
+        check_address("address", address)
     memory = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
     return {
         "versions": _versions(),
@@ -35,6 +40,7 @@ def hello() -> dict[str, Any]:
         "cpu_flags": _cpu_flags(),
         "memory_free": int(memory["MemAvailable"]) * 1024,
         "disk_free": shutil.disk_usage(podman.graph_root()).free if _versions()["podman"] else 0,
+        "mtu": address and netns.mtu_of(address),
         "clock": time.time(),
     }
 

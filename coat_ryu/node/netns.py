@@ -102,6 +102,13 @@ def index_of(route: IPRoute, interface: str) -> int | None:
     return next(iter(route.link_lookup(ifname=interface)), None)
 
 
+def mtu_of(address: str) -> int | None:
+    """The MTU of the host's interface that has an address."""
+    with netlink(address) as route:
+        found = next(iter(route.get_addr(address=address)), None)
+        return None if found is None else route.link("get", index=found["index"])[0].get("mtu")
+
+
 def ensure_pair(name: str, outside: str, mtu: int) -> bool:
     """A veth pair from ``outside`` on the host to ``eth0`` in the namespace, host end up. False if it is there."""
     with inside(name), netlink(name) as route:

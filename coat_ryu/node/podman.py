@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ TIMEOUT = 120
 LABEL_NAME, LABEL_SPEC = "coat.container", "coat.spec"
 NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: Podman's way to say that something has not happened."""
+
+
+TCP_LISTEN = "0A"  # net/tcp_states.h, as in /proc/net/tcp
+ACCEPT_PATIENCE = 1.0
+"""Seconds that a server is given to accept the connections that wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +208,8 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 
 @verb
 def container_needs(*, name: Name) -> dict[str, Any]:
-    """What a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``,
-    ``mounts`` and ``devices`` of its own.
+    """What a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``, ``mounts`` and ``devices`` of its
+    own, ``unaccepted``: TCP ports with connections that it has not accepted yet, though it was given a second.
     """
     raw = require(name)
     upper = _places[name].upper
@@ -213,7 +219,27 @@ def container_needs(*, name: Name) -> dict[str, Any]:
         "pod": raw.get("Pod") or None,
         "mounts": [mount["Destination"] for mount in raw.get("Mounts") or []],
         "devices": [device["PathInContainer"] for device in raw["HostConfig"].get("Devices") or []],
+        "unaccepted": _unaccepted(raw["State"]["Pid"]),
     }
+
+
+def _unaccepted(pid: int) -> list[int]:
+    give_up = time.monotonic() + ACCEPT_PATIENCE
+    while (ports := _backlogs(pid)) and time.monotonic() < give_up:
+        time.sleep(ACCEPT_PATIENCE / 20)
+    return ports
+
+
+def _backlogs(pid: int) -> list[int]:
+    """Ports of listening sockets whose receive queue, which counts connections, is not empty (proc_pid_net(5), tcp)."""
+    ports = set()
+    for file in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):  # no IPv6, or the container has ended
+            for line in Path(f"/proc/{pid}/net/{file}").read_text().splitlines()[1:]:
+                _, local, _, state, queues, *_ = line.split()
+                if state == TCP_LISTEN and int(queues.partition(":")[2], 16):
+                    ports.add(int(local.rpartition(":")[2], 16))
+    return sorted(ports)
 
 
 def _resident(pid: int) -> int:

@@ -141,6 +141,18 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
             raise RuntimeError(f"{self.name}: {' '.join(argv)}: status {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
+    def _run_in_the_end(self, *argv: str, patience: float = 10) -> None:
+        """Repeat a command until it succeeds. Raises RuntimeError with the last refusal."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self.run(*argv)
+                return
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
     def boot(self, mtu: int, prefix_length: int, kernel_datapath: bool) -> None:
         """Start the host's services. Raises RuntimeError with the command that failed."""
         self.run("ip", "link", "set", "eth0", "mtu", str(mtu))
@@ -183,7 +195,8 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
         self.run("ip", "link", "set", PHYSICAL_BRIDGE, "mtu", str(mtu), "up")
         self.run("ip", "address", "add", f"{self.spec['address']}/{prefix_length}", "dev", PHYSICAL_BRIDGE)
         underlay = ip_interface(f"{self.spec['address']}/{prefix_length}").network
-        self.run("ovs-appctl", "ovs/route/add", str(underlay), PHYSICAL_BRIDGE, f"src={self.spec['address']}")
+        route = ["ovs-appctl", "ovs/route/add", str(underlay), PHYSICAL_BRIDGE, f"src={self.spec['address']}"]
+        self._run_in_the_end(*route)  # refused until the switch has noticed the bridge's address
 
 
 def _child_in_new_namespace(pid: int, timeout: float = 10) -> int:

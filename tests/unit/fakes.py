@@ -72,7 +72,7 @@ class FakeNode:
     def container_needs(self, name: str) -> Any:
         return {"memory": 1, "layer": 1, "pod": None, "mounts": [], "devices": []}
 
-    def hello(self) -> Any:
+    def hello(self, address: str) -> Any:
         versions = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15"}
         return {"versions": versions, "cpu_flags": ["x"], "memory_free": 1 << 30, "disk_free": 1 << 30}
 

@@ -13,12 +13,13 @@ NODE: dict[str, Any] = {
     "cpu_flags": ["avx", "sse2"],
     "memory_free": 1 << 32,
     "disk_free": 1 << 32,
+    "mtu": 1500,
 }
 NEEDS: dict[str, Any] = {"memory": 100 << 20, "layer": 10 << 20, "pod": None, "mounts": [], "devices": []}
 
 
 def causes(here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any]) -> list[str]:
-    found = refusals("a", "b", {**NODE, **here}, {**NODE, **there}, {**NEEDS, **needs})
+    found = refusals("a", "b", {**NODE, **here}, {**NODE, **there}, {**NEEDS, **needs}, 1500)
     return [refusal.cause for refusal in found]
 
 
@@ -28,7 +29,7 @@ def test_equal_nodes_with_room_are_no_reason() -> None:
 
 
 def test_what_a_node_does_not_say_is_no_reason() -> None:
-    silent: dict[str, Any] = {"cpu_flags": [], "memory_free": None, "disk_free": None}
+    silent: dict[str, Any] = {"cpu_flags": [], "memory_free": None, "disk_free": None, "mtu": None}
     assert causes(silent, silent, {}) == []
 
 
@@ -44,6 +45,9 @@ def test_what_a_node_does_not_say_is_no_reason() -> None:
         ({"disk_free": 150 << 20}, {}, {}, "no_disk"),
         ({}, {"disk_free": 170 << 20}, {}, "no_disk"),
         ({}, {"memory_free": 150 << 20}, {}, "no_memory"),
+        ({"mtu": 1450}, {}, {}, "small_mtu"),
+        ({}, {"mtu": 1499}, {}, "small_mtu"),
+        ({}, {}, {"unaccepted": [7002]}, "unaccepted_connections"),
         ({}, {}, {"pod": "p"}, "in_a_pod"),
         ({}, {}, {"mounts": ["/data"]}, "has_mounts"),
         ({}, {}, {"devices": ["/dev/kvm"]}, "has_devices"),
@@ -57,5 +61,5 @@ def test_each_reason_has_its_cause(
 
 def test_the_first_reason_is_told() -> None:
     with pytest.raises(Conflict, match="in the pod p") as refusal:
-        check("a", "b", NODE, NODE, {**NEEDS, "pod": "p"})
+        check("a", "b", NODE, NODE, {**NEEDS, "pod": "p"}, 1500)
     assert refusal.value.cause == "in_a_pod"

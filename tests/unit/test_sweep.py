@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from coat_ryu.sweep import Stray, strays
+from coat_ryu.errors import NodeError
+from coat_ryu.sweep import Stray, Sweeper, strays
 
 
 def found(**what: Any) -> dict[str, Any]:
@@ -53,3 +54,39 @@ def test_a_namespace_or_a_port_alone_is_an_endpoint() -> None:
 def test_holds_and_transfers_of_nobody() -> None:
     gone = look(found(holds=["h-web"], transfers=["m1"]), homes={"web": "b"})
     assert gone == [Stray("b", "hold", "h-web"), Stray("b", "transfer", "m1")]
+
+
+class Away:
+    """A node whose last hook still works for a migration; it is away at first. Also the guard and the journal."""
+
+    def __init__(self) -> None:
+        self.away, self.asked = True, list[Any]()
+        self.node = type("Node", (), {"name": "b"})
+
+    def call(self, verb: str, args: dict[str, Any], timeout: float) -> Any:
+        if self.away:
+            raise NodeError("away", node="b")
+        self.asked.append((verb, args.get("fence")))
+        return type("Reply", (), {"result": found()})
+
+    def homes(self) -> dict[str, Any]:
+        return {}
+
+    def claimed(self) -> set[str]:
+        return set()
+
+    def unfinished(self) -> list[Any]:
+        return []
+
+
+def test_what_a_lost_hook_still_does_is_outlasted_before_the_look() -> None:
+    node = Away()
+    sweeper = Sweeper(node, node, node)  # type: ignore[arg-type]
+    fence = {"container": "web", "epoch": 7}
+    sweeper.later(node, fence)  # type: ignore[arg-type]
+    with pytest.raises(NodeError):
+        sweeper.sweep(node, "known")  # type: ignore[arg-type]
+    node.away = False
+    for _ in range(2):
+        sweeper.sweep(node, "known")  # type: ignore[arg-type]
+    assert node.asked == [("clock", fence), ("residue_list", None), ("residue_list", None)]
