@@ -76,6 +76,9 @@ class FakeNode:
         versions = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15"}
         return {"versions": versions, "cpu_flags": ["x"], "memory_free": 1 << 30, "disk_free": 1 << 30}
 
+    def clock(self) -> float:
+        return 0.0
+
     def container_list(self) -> Any:
         return list(self.containers.values())
 
