@@ -24,7 +24,7 @@ from mininet_scenarios import report
 from mininet_scenarios.experiment import Controller, Refused
 from mininet_scenarios.lab import Lab
 from mininet_scenarios.sabotage import Reaction, Saboteur
-from mininet_scenarios.upkeep import Pulse, goes_on, residue
+from mininet_scenarios.upkeep import Pulse, goes_on, keep_evidence, residue
 
 RESULTS = Path("results/faults")
 EDGES, DEVICE = ("edge1", "edge2"), "device"
@@ -318,6 +318,8 @@ def run(chosen: list[Case], say: Callable[[str], None], name: str = "faults") ->
                     verdict = bench.run(case)
                     verdicts.append(verdict)
                     say(f"{len(verdicts):3} of {len(chosen)}: {describe(verdict)}")
+                    if not verdict.survived:
+                        keep_evidence(lab, EDGES, RESULTS / f"{str(case).replace('/', '-')}.log")
                     if not verdict.survived or case.kind in LOSSES:
                         break
             finally:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from coat_ryu.model import container_port
@@ -80,3 +81,14 @@ def goes_on(lab: Lab, host: str, client: str, before: Pulse, timeout: float) -> 
             break
         time.sleep(0.3)
     return False
+
+
+EVIDENCE = "podman ps -a; podman inspect $(podman ps -aq); ovs-vsctl show; ip -all netns exec ss -tinoe; ps -ef"
+
+
+def keep_evidence(lab: Lab, hosts: Iterable[str], file: Path) -> None:
+    """What somebody wants to see of a case that went wrong, before its lab goes: the controller's log, the hosts."""
+    parts = [(lab.folder / "controller.log").read_text(errors="replace")]
+    parts += [f"==== {host}\n{lab.exec(host, ['sh', '-c', EVIDENCE], check=False).stdout}" for host in hosts]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(parts))
