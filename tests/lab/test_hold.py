@@ -61,10 +61,9 @@ def rows(one: Run) -> Iterator[Row]:
         longest = one.outcome.silence_in(start, end)
         assert longest.seconds > 0, "the client did not notice: was it running?"
         (resumed,) = [step["detail"]["resumed_at"] for step in record["steps"] if step["name"] == "restore"]
-        ends = [
-            each.at + each.seconds for each in one.outcome.silences if each.seconds >= RTO_MIN and start < each.at < end
-        ]
-        yield Row(record, longest.seconds, max(ends) - resumed, one.outcome.detail["round_trip_s"])
+        timers = [each for each in one.outcome.silences if each.seconds >= RTO_MIN and start < each.at < end]
+        settled = max(each.at + each.seconds for each in (longest, *timers))
+        yield Row(record, longest.seconds, settled - resumed, one.outcome.detail["round_trip_s"])
 
 
 def migrate_often(lab: Lab, kind: str, modes: list[str], migrations: int) -> list[Row]:
