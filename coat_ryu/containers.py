@@ -15,8 +15,8 @@ from coat_ryu.config import complete
 from coat_ryu.errors import CoatError, Conflict, NotFound
 from coat_ryu.fabric import Fabric
 from coat_ryu.journal import Journal, Resident
-from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, container_port, namespace_name
-from coat_ryu.nodes import BRIDGE, Nodes, Site
+from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, namespace_name
+from coat_ryu.nodes import Nodes, Site, endpoint_name
 from coat_ryu.sweep import Sweeper
 
 LOG = logging.getLogger(__name__)
@@ -32,10 +32,6 @@ def endpoint_args(spec: ContainerSpec, network: Network, mtu: int) -> dict[str, 
     """Arguments of the hook's ``endpoint_ensure`` for a container with a completed spec."""
     addresses = [cidr(address, network) for address in (spec.ip, spec.ip6) if address is not None]
     return {**endpoint_name(spec.name), "addresses": addresses, "mac": spec.mac, "mtu": mtu}
-
-
-def endpoint_name(container: str) -> dict[str, Any]:
-    return {"bridge": BRIDGE, "netns": namespace_name(container), "port": container_port(container)}
 
 
 def create_args(spec: ContainerSpec) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from coat_ryu.errors import CoatError, Conflict, NotFound
-from coat_ryu.model import Node, Topology, tunnel_port
+from coat_ryu.model import Node, Topology, container_port, namespace_name, tunnel_port
 from coat_ryu.overlay import Overlay
 
 LOG = logging.getLogger(__name__)
@@ -18,6 +18,11 @@ LOG = logging.getLogger(__name__)
 BRIDGE = "coat"
 PREPARE_TIMEOUT = 60.0
 RETRY_FIRST, RETRY_LAST = 1.0, 30.0
+
+
+def endpoint_name(container: str) -> dict[str, str]:
+    """How a container's connection to its node is called, for the hook's ``endpoint_`` verbs."""
+    return {"bridge": BRIDGE, "netns": namespace_name(container), "port": container_port(container)}
 
 
 class Reply(Protocol):

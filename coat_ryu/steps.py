@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from coat_ryu.containers import create_args, endpoint_args, endpoint_name
+from coat_ryu.containers import create_args, endpoint_args
 from coat_ryu.errors import CoatError, Conflict, NodeUnreachable, SwitchError, SwitchTimeout
 from coat_ryu.fabric import Waiter
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
 from coat_ryu.moves import QUICK, Ahead, Move, Tally
-from coat_ryu.nodes import BRIDGE, Site
+from coat_ryu.nodes import BRIDGE, Site, endpoint_name
 from coat_ryu.preflight import check as may_move
 
 PORT_TIMEOUT = 10.0

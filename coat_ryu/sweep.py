@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 from coat_ryu.errors import CoatError, Conflict, NodeError
 from coat_ryu.journal import Journal, Resident
-from coat_ryu.model import container_port, hold_port, namespace_name
-from coat_ryu.nodes import BRIDGE, Nodes, Site
+from coat_ryu.model import hold_port
+from coat_ryu.nodes import BRIDGE, Nodes, Site, endpoint_name
 
 LOG = logging.getLogger(__name__)
 
@@ -174,14 +174,9 @@ class Sweeper:
             self._guard.give_back(name)
 
 
-def _remove_endpoint(site: Site, name: str) -> None:
-    args = {"bridge": BRIDGE, "netns": namespace_name(name), "port": container_port(name)}
-    site.call("endpoint_remove", args, REMOVE_TIMEOUT)
-
-
 _REMOVE: dict[str, Callable[[Site, str], Any]] = {
     "container": lambda site, name: site.call("container_remove", {"name": name}, REMOVE_TIMEOUT),
-    "endpoint": _remove_endpoint,
+    "endpoint": lambda site, name: site.call("endpoint_remove", endpoint_name(name), REMOVE_TIMEOUT),
     "hold": lambda site, port: site.call("hold_close", {"bridge": BRIDGE, "port": port}, REMOVE_TIMEOUT),
     "transfer": lambda site, key: site.call("transfer_discard", {"transfer": key}, REMOVE_TIMEOUT),
 }
