@@ -281,10 +281,7 @@ def _turn(move: Move, tally: Tally, binding: Binding) -> None:
 
 
 def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None:
-    """The container's namespace, one byte wider than it will be: the restore lowers the MTU to wake the MSS
-    computation.
-    """
-    args = endpoint_args(spec, move.containers.network(spec), move.inner_mtu + 1)
+    args = endpoint_args(spec, move.containers.network(spec), move.inner_mtu)
     move.call(tally, site, "endpoint_ensure", args)
     move.fabric.wait_port(site.node.name, container_port(move.name), PORT_TIMEOUT)
 

@@ -217,6 +217,7 @@ def test_a_request_that_fails_once_leaves_one_copy_and_no_residue(
     world.before = world.after = lambda number, node, verb: None
     wait_for(lambda: controller.swept(home))  # what a lost node keeps is swept when it comes back
     assert controller.containers.resident("web").node == home
+    assert world.nodes[home].endpoints["coat-web"]["mtu"] == TOPOLOGY.inner_mtu
     assert controller.fabric.bindings["web"].place.node == home
     assert controller.fabric.bindings["web"].hold is None
 
