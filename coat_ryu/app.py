@@ -1,4 +1,4 @@
-"""The Ryu application: ``ryu-manager coat_ryu.app``. Events in, everything wired, nothing decided here.
+"""The Ryu application: ``ryu-manager coat_ryu.app``. Everything wired, nothing decided here.
 
 Options live in oslo.config's group ``[coat]`` (``ryu-manager --config-file FILE coat_ryu.app``). REST and OpenFlow
 listen on loopback unless they are told otherwise (``--wsapi-host``, ``--ofp-listen-host``).
@@ -16,11 +16,7 @@ from typing import Any
 
 from ryu import cfg  # Ryu has an oslo.config registry of its own
 from ryu.app.wsgi import WSGIApplication
-from ryu.base import app_manager
-from ryu.controller import ofp_event
-from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
 from ryu.lib import hub
-from ryu.ofproto import ofproto_v1_3
 from ryu.ofproto.ofproto_common import OFP_TCP_PORT
 
 from coat_ryu import rest
@@ -28,6 +24,7 @@ from coat_ryu.config import parse_topology
 from coat_ryu.containers import Containers
 from coat_ryu.control import Control
 from coat_ryu.errors import CoatError, TopologyError
+from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
 from coat_ryu.journal import Journal
 from coat_ryu.metrics import Metrics
@@ -79,8 +76,7 @@ CONF.set_default("wsapi_host", "127.0.0.1")
 CONF.set_default("ofp_listen_host", "127.0.0.1")
 
 
-class Coat(app_manager.RyuApp):  # type: ignore[misc]
-    OFP_VERSIONS = [ofproto_v1_3.OFP_VERSION]
+class Coat(FabricApp):
     _CONTEXTS = {"wsgi": WSGIApplication}
 
     def __init__(self, *args: Any, wsgi: WSGIApplication, **kwargs: Any) -> None:
@@ -128,35 +124,6 @@ class Coat(app_manager.RyuApp):  # type: ignore[misc]
     def close(self) -> None:
         self.nodes.close()
         self.fabric.stop()
-
-    @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER, DEAD_DISPATCHER])
-    def on_state(self, event: Any) -> None:
-        self.fabric.on_state(event)
-
-    @set_ev_cls(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
-    def on_port(self, event: Any) -> None:
-        self.fabric.on_port(event)
-
-    @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)
-    def on_flow_removed(self, event: Any) -> None:
-        self.fabric.on_flow_removed(event)
-
-    @set_ev_cls(ofp_event.EventOFPPacketIn, MAIN_DISPATCHER)
-    def on_packet_in(self, event: Any) -> None:
-        self.fabric.on_packet_in(event)
-
-    @set_ev_cls(
-        [
-            ofp_event.EventOFPBarrierReply,
-            ofp_event.EventOFPErrorMsg,
-            ofp_event.EventOFPFlowStatsReply,
-            ofp_event.EventOFPExperimenter,
-            ofp_event.EventOFPPortDescStatsReply,
-        ],
-        MAIN_DISPATCHER,
-    )
-    def on_reply(self, event: Any) -> None:
-        self.fabric.on_reply(event)
 
 
 def _run_queue_wait() -> float:

@@ -13,11 +13,8 @@ import time
 from typing import Any
 
 from ryu.app.wsgi import ControllerBase, Response, WSGIApplication, route
-from ryu.base import app_manager
-from ryu.controller import ofp_event
-from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
-from ryu.ofproto import ofproto_v1_3
 
+from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
 
 SETUP = "COAT_BENCH_SETUP"
@@ -25,8 +22,7 @@ SETTLE_TIMEOUT = 300.0
 CUT_OVER_TIMEOUT = 30.0
 
 
-class BenchApp(app_manager.RyuApp):  # type: ignore[misc]
-    OFP_VERSIONS = [ofproto_v1_3.OFP_VERSION]
+class BenchApp(FabricApp):
     _CONTEXTS = {"wsgi": WSGIApplication}
 
     def __init__(self, *args: Any, wsgi: WSGIApplication, **kwargs: Any) -> None:
@@ -46,25 +42,6 @@ class BenchApp(app_manager.RyuApp):  # type: ignore[misc]
 
     def close(self) -> None:
         self.fabric.stop()
-
-    @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER, DEAD_DISPATCHER])
-    def on_state(self, event: Any) -> None:
-        self.fabric.on_state(event)
-
-    @set_ev_cls(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
-    def on_port(self, event: Any) -> None:
-        self.fabric.on_port(event)
-
-    @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)
-    def on_flow_removed(self, event: Any) -> None:
-        self.fabric.on_flow_removed(event)
-
-    @set_ev_cls(
-        [ofp_event.EventOFPBarrierReply, ofp_event.EventOFPErrorMsg, ofp_event.EventOFPFlowStatsReply],
-        MAIN_DISPATCHER,
-    )
-    def on_reply(self, event: Any) -> None:
-        self.fabric.on_reply(event)
 
 
 class BenchController(ControllerBase):  # type: ignore[misc]

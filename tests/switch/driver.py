@@ -10,12 +10,9 @@ import socket
 import struct
 from typing import Any
 
-from ryu.base import app_manager
-from ryu.controller import ofp_event
-from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
 from ryu.lib import hub
-from ryu.ofproto import ofproto_v1_3
 
+from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
 
 LENGTH = struct.Struct("!I")
@@ -35,9 +32,7 @@ def send(peer: socket.socket, value: object) -> None:
     peer.sendall(LENGTH.pack(len(data)) + data)
 
 
-class Driver(app_manager.RyuApp):  # type: ignore[misc]
-    OFP_VERSIONS = [ofproto_v1_3.OFP_VERSION]
-
+class Driver(FabricApp):
     def start(self):
         with open(os.environ["COAT_DRIVER_SETUP"], "rb") as file:
             topology, options, bindings = pickle.load(file)
@@ -71,26 +66,3 @@ class Driver(app_manager.RyuApp):  # type: ignore[misc]
                 send(peer, (True, None if hasattr(result, "wait") else result))
             except Exception as error:
                 send(peer, (False, error))
-
-    @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER, DEAD_DISPATCHER])
-    def on_state(self, event):
-        self.fabric.on_state(event)
-
-    @set_ev_cls(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
-    def on_port(self, event):
-        self.fabric.on_port(event)
-
-    @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)
-    def on_flow_removed(self, event):
-        self.fabric.on_flow_removed(event)
-
-    @set_ev_cls(ofp_event.EventOFPPacketIn, MAIN_DISPATCHER)
-    def on_packet_in(self, event):
-        self.fabric.on_packet_in(event)
-
-    @set_ev_cls(
-        [ofp_event.EventOFPBarrierReply, ofp_event.EventOFPErrorMsg, ofp_event.EventOFPFlowStatsReply],
-        MAIN_DISPATCHER,
-    )
-    def on_reply(self, event):
-        self.fabric.on_reply(event)
