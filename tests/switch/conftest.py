@@ -9,22 +9,15 @@ from typing import Any
 
 import pytest
 
-from mininet_scenarios import rootfs
 from mininet_scenarios.private_ovs import PrivateOvs
 from tests.switch.controller import Controller
+from tests.switch.scene import private_ovs
 
 
 @pytest.fixture(scope="session")
 def ovs() -> Iterator[PrivateOvs]:
-    # Unix socket paths are short (108 bytes): pytest's own directories may not be.
-    directory = Path(tempfile.mkdtemp(prefix="coat-ovs-"))
-    switch = PrivateOvs(rootfs.ensure(), directory)
-    try:
-        switch.start()
+    with private_ovs() as switch:
         yield switch
-    finally:
-        switch.stop()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -1,10 +1,16 @@
 """A small overlay for the switch tests: nodes a, b, c in a full mesh, two networks, and bindings made by name."""
 
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from pathlib import Path
 
 from coat_ryu.model import Binding, Hold, Network, Node, Place, Topology, Tunnel, container_port, hold_port
+from mininet_scenarios import rootfs
+from mininet_scenarios.private_ovs import PrivateOvs
 
 TOPOLOGY = Topology(
     nodes=tuple(Node(name=name, address=IPv4Address(f"10.9.0.{number}")) for number, name in enumerate("abc", 1)),
@@ -37,3 +43,16 @@ def eventually(probe: Callable[[], bool], what: str, timeout: float = 15.0) -> N
     while not probe():
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
         time.sleep(0.05)
+
+
+@contextmanager
+def private_ovs() -> Iterator[PrivateOvs]:
+    # Unix socket paths are short (108 bytes): pytest's own directories may not be.
+    directory = Path(tempfile.mkdtemp(prefix="coat-ovs-"))
+    switch = PrivateOvs(rootfs.ensure(), directory)
+    try:
+        switch.start()
+        yield switch
+    finally:
+        switch.stop()
+        shutil.rmtree(directory)

@@ -1,18 +1,13 @@
 """Cut-overs on three real switches in a row: a - b - c, where a and c have an Open vSwitch each."""
 
-import shutil
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from coat_ryu.errors import NotFound, SwitchGone, SwitchTimeout
 from coat_ryu.model import Place
-from mininet_scenarios import rootfs
-from mininet_scenarios.private_ovs import PrivateOvs
-from tests.switch.scene import LINE, bound, eventually, held
+from tests.switch.scene import LINE, bound, eventually, held, private_ovs
 
 MOVER, PEER = bound("mover", "a", 1), bound("peer", "c", 2)
 MOVED = replace(MOVER, place=Place("c", "c-mover"), origins=(Place("c", "c-mover"),))
@@ -27,14 +22,8 @@ SETTLE = 20.0
 @pytest.fixture(scope="module")
 def far_ovs():
     """Interface names are unique in one Open vSwitch, and both a and c have a tunnel port t-b."""
-    directory = Path(tempfile.mkdtemp(prefix="coat-ovs-"))
-    switch = PrivateOvs(rootfs.ensure(), directory)
-    try:
-        switch.start()
+    with private_ovs() as switch:
         yield switch
-    finally:
-        switch.stop()
-        shutil.rmtree(directory)
 
 
 class Row:
