@@ -19,9 +19,9 @@ from rich.console import Console
 from mininet_scenarios import echo, report
 from mininet_scenarios.experiment import Controller, Refused
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.measure import longest_gap, summary
+from mininet_scenarios.measure import summary
 from mininet_scenarios.sabotage import Saboteur, figures
-from mininet_scenarios.workloads import Outcome, Workload
+from mininet_scenarios.workloads import Outcome, Workload, byte_exact
 
 RESULTS = Path("results/soak")
 EDGES, DEVICE = ("edge1", "edge2"), "device"
@@ -48,16 +48,7 @@ class Echo(Workload):
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:
         count = json.loads(output)
-        lost = count["sent"] - count["right"]
-        return Outcome(
-            resumed=lost == 0,
-            lost_bytes=lost,
-            resets=0,
-            reconnects=0,
-            disruption=longest_gap(watched["arrivals"]),
-            detail=count,
-            trouble=None if lost == 0 else f"{lost} of {count['sent']} bytes did not come back as they were",
-        )
+        return byte_exact(count["sent"], count, watched)
 
 
 def soak(lab: Lab, runs: int, say: Callable[[str], None]) -> dict[str, Any]:

@@ -264,19 +264,23 @@ class Stream(Workload):
         return ["python3", "-c", source, "check", self.address, str(self.size)]
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:
-        result = json.loads(output)
-        lost = self.size - result["right"]
-        return Outcome(
-            resumed=lost == 0,
-            lost_bytes=lost,
-            resets=0,
-            reconnects=0,
-            disruption=longest_gap(watched["arrivals"]),
-            silences=gaps(watched["arrivals"], LONG),
-            moments=[(sample[0], sample[1]) for sample in watched["bytes"]],
-            detail=result,
-            trouble=None if lost == 0 else f"{lost} of {self.size} bytes were wrong or missing",
-        )
+        return byte_exact(self.size, json.loads(output), watched)
+
+
+def byte_exact(wanted: int, result: dict[str, int], watched: dict[str, Any]) -> Outcome:
+    """Of a client that has compared each byte and says how many were ``right``, in order from the first."""
+    lost = wanted - result["right"]
+    return Outcome(
+        resumed=lost == 0,
+        lost_bytes=lost,
+        resets=0,
+        reconnects=0,
+        disruption=longest_gap(watched["arrivals"]),
+        silences=gaps(watched["arrivals"], LONG),
+        moments=[(sample[0], sample[1]) for sample in watched["bytes"]],
+        detail=result,
+        trouble=None if lost == 0 else f"{lost} of {wanted} bytes were wrong or missing",
+    )
 
 
 def _segment(line: str) -> tuple[float, str] | None:
