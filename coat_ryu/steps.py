@@ -294,7 +294,7 @@ def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, wha
 
 
 def _checkpoint_args(move: Move) -> dict[str, Any]:
-    return {"name": move.name, "stop_at_gate": True}
+    return {"name": move.name, "port": container_port(move.name)}
 
 
 def _send_args(move: Move, to: dict[str, Any]) -> dict[str, Any]:

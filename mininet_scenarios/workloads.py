@@ -171,17 +171,21 @@ class Workload(ABC):
 
 
 class Iperf3(Workload):
-    """TCP throughput. ``reverse``: the server sends, as in the paper (section IV.A)."""
+    """TCP throughput. ``reverse``: the server sends, as in the paper (section IV.A). ``rate``: bits a second at most,
+    in iperf3's words; "0" is as fast as it goes.
+    """
 
     connections = 2  # control and data
 
-    def __init__(self, *args: Any, reverse: bool, **options: Any) -> None:
+    def __init__(self, *args: Any, reverse: bool, rate: str = "0", **options: Any) -> None:
         super().__init__(*args, **options)
         self.reverse = reverse
+        self.rate = rate
         self.name = "iperf3-reverse" if reverse else "iperf3-forward"
 
     def command(self) -> list[str]:
         argv = ["iperf3", "--client", self.address, "--time", f"{self.seconds:g}", "--interval", "0.1", "--json"]
+        argv += ["--bitrate", self.rate]
         return [*argv, "--reverse"] if self.reverse else argv
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:

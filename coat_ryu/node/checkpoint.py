@@ -22,18 +22,18 @@ POLL = 0.001
 
 
 @verb
-def checkpoint(*, name: Name, stop_at_gate: bool = False) -> dict[str, Any]:
+def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
     """Freezes the container and writes its state beside it, from where it can be sent or restored in place.
 
-    With ``stop_at_gate`` it waits in between to be let through (``gate``).
+    With ``port``, its interface on the bridge, it waits in between to be let through (``gate``).
     ``bytes`` is the checkpoint's size; ``frozen_at`` is the moment its processes stopped, ``finished_at`` the one
     when all was written, on the node's clock; ``criu`` CRIU's own statistics in microseconds.
     """
     where = place(name)
     criu.configure()
-    stop = gate.closed(name, where.bundle) if stop_at_gate else contextlib.nullcontext()
+    stop = contextlib.nullcontext() if port is None else gate.closed(name, where.bundle, port)
     try:
-        with stop:
+        with stop as passed:
             podman("container", "checkpoint", "--keep", *OPTIONS, name)
     except Failure as failure:
         raw = require(name)
@@ -49,7 +49,8 @@ def checkpoint(*, name: Name, stop_at_gate: bool = False) -> dict[str, Any]:
     if (mark := where.bundle / gate.FREEZING).exists():
         frozen_at = mark.stat().st_mtime
         mark.unlink()
-    return {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats}
+    gaps = {} if passed is None else {"gaps_s": passed.gaps_s, "gaps_left": passed.gaps_left}
+    return {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats, **gaps}
 
 
 @verb

@@ -3,8 +3,8 @@
 Before CRIU freezes a container it runs the action script "pre-dump", in which ours freezes it (``freezer`` says why);
 and once all is frozen, before it closes the sockets to the network, "network-lock" (criu(8), --action-script). There
 ours tells this hook through one FIFO and waits at another, so the frames of a frozen container can be redirected when
-it no longer answers and none is lost yet. All waits have an end: a controller that dies in between costs the container
-a moment, not its life.
+it no longer answers and none is lost yet. What its sockets still miss is waited for first (``gaps``). All waits have an
+end: a controller that dies in between costs the container a moment, not its life.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_ryu.node.failure import Failure
+from coat_ryu.node.gaps import Gaps
 from coat_ryu.node.process import remaining
 from coat_ryu.node.verbs import Name, verb
 
@@ -25,6 +26,8 @@ PATIENCE = 10.0
 """Seconds that a frozen container waits to be let through. Then the checkpoint fails and it runs on: if its sockets
 went while frames still come, the kernel would answer those with RST (RFC 9293, section 3.5.2).
 """
+GAP_PATIENCE = 0.1
+"""Seconds that a frozen container is given for the gaps in its connections."""
 FROZEN, PASS, FREEZING = "coat-frozen", "coat-pass", "coat-freezing"
 """Two FIFOs, and the file whose time is the moment of the freeze."""
 
@@ -34,8 +37,8 @@ FROZEN, PASS, FREEZING = "coat-frozen", "coat-pass", "coat-freezing"
 _TEXT = f"""#!/bin/sh
 case "$CRTOOLS_SCRIPT_ACTION" in pre-dump|network-lock) ;; *) exit 0 ;; esac
 cd -P "$CRTOOLS_IMAGE_DIR/.." && [ -p {FROZEN} ] || exit 0
+echo "$CRTOOLS_SCRIPT_ACTION" 1<>{FROZEN}
 if [ "$CRTOOLS_SCRIPT_ACTION" = network-lock ]; then
-    echo 1<>{FROZEN}
     timeout {PATIENCE:g} head -c 1 {PASS} >/dev/null
     exit
 fi
@@ -50,12 +53,18 @@ exit 0
 
 
 class Gate:
-    """One checkpoint's. ``reached`` is set when the container is frozen, or when it is clear that it will not be."""
+    """One checkpoint's. ``reached`` is set when the container is frozen, or when it is clear that it will not be.
+
+    ``gaps_s`` is how long it was given to fill gaps, ``gaps_left`` how many connections had one when it was let
+    through.
+    """
 
     def __init__(self) -> None:
         self.reached = threading.Event()
         self.passed = threading.Event()
         self.frozen_at: float | None = None
+        self.gaps_s = 0.0
+        self.gaps_left = 0
 
 
 _gates: dict[str, Gate] = {}
@@ -74,9 +83,17 @@ def install() -> Path:
 
 
 @contextlib.contextmanager
-def closed(name: str, bundle: Path) -> Iterator[Gate]:
-    """While this is open, a checkpoint of the container stops at the gate until it is let through, or time is up."""
+def closed(name: str, bundle: Path, port: str) -> Iterator[Gate]:
+    """While this is open, a checkpoint of the container stops at the gate until it is let through, or time is up.
+
+    ``port`` is the container's on the bridge.
+    """
     gate = _gate(name)
+    try:
+        gaps = Gaps(port)
+    except Failure:
+        _leave(name, gate)
+        raise
     paths = [bundle / FROZEN, bundle / PASS]
     _remove([*paths, bundle / FREEZING])
     for path in paths:
@@ -84,7 +101,7 @@ def closed(name: str, bundle: Path) -> Iterator[Gate]:
     # Both ends are ours as well, so that neither the script nor this thread can block in open(2) (fifo(7)).
     frozen, let_through = (os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for path in paths)
     ended, end = os.pipe2(os.O_CLOEXEC)
-    thread = threading.Thread(target=_watch, args=(gate, frozen, let_through, ended), daemon=True)
+    thread = threading.Thread(target=_watch, args=(gate, gaps, frozen, let_through, ended), daemon=True)
     thread.start()
     try:
         yield gate
@@ -93,26 +110,43 @@ def closed(name: str, bundle: Path) -> Iterator[Gate]:
         gate.passed.set()
         thread.join()
         _remove(paths)
-        with _lock:
-            _gates.pop(name, None)
-        gate.reached.set()
+        _leave(name, gate)
+        gaps.close()
         for descriptor in (frozen, let_through, ended):
             os.close(descriptor)
 
 
-def _watch(gate: Gate, frozen: int, let_through: int, ended: int) -> None:
-    ready, _, _ = select.select([frozen, ended], [], [])
-    if frozen not in ready:
+def _watch(gate: Gate, gaps: Gaps, frozen: int, let_through: int, ended: int) -> None:
+    actions = _actions(frozen, ended)
+    next(actions, None)
+    gaps.count()  # what was said long before the freeze goes, so that what is said in it finds room
+    if "network-lock" not in actions:
         return
     gate.frozen_at = time.time()
+    gate.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
     gate.reached.set()
     if gate.passed.wait(PATIENCE):
+        gate.gaps_left = gaps.count()
         os.write(let_through, b".")
+
+
+def _actions(frozen: int, ended: int) -> Iterator[str]:
+    """What CRIU's script says it is called for, until the checkpoint ends."""
+    told = b""
+    while frozen in select.select([frozen, ended], [], [])[0]:
+        *lines, told = (told + os.read(frozen, 256)).split(b"\n")
+        yield from (line.decode() for line in lines)
 
 
 def _gate(name: str) -> Gate:
     with _lock:
         return _gates.setdefault(name, Gate())
+
+
+def _leave(name: str, gate: Gate) -> None:
+    with _lock:
+        _gates.pop(name, None)
+    gate.reached.set()
 
 
 def _remove(paths: list[Path]) -> None:

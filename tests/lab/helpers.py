@@ -47,13 +47,16 @@ def get(lab: Lab, path: str) -> Any:
     return response.json()
 
 
-def workload(lab: Lab, kind: str, seconds: float, ipv6: bool = False) -> Workload:
-    """iperf3-forward, iperf3-reverse or sockperf, between the containers of topologies/paper.yaml."""
+def workload(lab: Lab, kind: str, seconds: float, ipv6: bool = False, rate: str = "0") -> Workload:
+    """iperf3-forward, iperf3-reverse or sockperf, between the containers of topologies/paper.yaml.
+
+    ``rate`` is iperf3's.
+    """
     program = kind.partition("-")[0]
     ends = (f"{program}-server", f"{program}-client", ADDRESSES[program][ipv6])
     if kind == "sockperf":
         return Sockperf(lab, *ends, seconds=seconds)
-    return Iperf3(lab, *ends, reverse=kind == "iperf3-reverse", seconds=seconds)
+    return Iperf3(lab, *ends, reverse=kind == "iperf3-reverse", rate=rate, seconds=seconds)
 
 
 WARM_UP = 3.0

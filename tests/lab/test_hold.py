@@ -29,6 +29,11 @@ RTO_MIN = 0.2
 RECOVERY = 1.0
 """Seconds after a migration in which a silence is still its doing; the pause between two is longer."""
 
+RATE = "100M"
+"""What iperf3 sends, bits a second. As fast as it goes it overruns a userspace datapath and loses packets there, which
+no hold has seen: a retransmission timer after a restore would prove nothing.
+"""
+
 KINDS = ("sockperf", "iperf3-forward")
 
 
@@ -70,7 +75,7 @@ def migrate_often(lab: Lab, kind: str, modes: list[str], migrations: int) -> lis
     """All of them, under as many clients, one after the other, as it takes."""
     found: list[Row] = []
     while len(found) < migrations:
-        load = workload(lab, kind, seconds=CLIENT_SECONDS)
+        load = workload(lab, kind, seconds=CLIENT_SECONDS, rate=RATE)
         left = (modes * migrations)[len(found) : migrations]
         one = journey(Controller(lab.rest), load, left, pause=RECOVERY, reserve=RESERVE)
         assert one.good, explain(one)

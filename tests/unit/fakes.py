@@ -174,7 +174,7 @@ class FakeNode:
     def freeze_pass(self, name: str) -> Any:
         return {"passed": True}
 
-    def checkpoint(self, name: str, stop_at_gate: bool) -> Any:
+    def checkpoint(self, name: str, port: str) -> Any:
         here = self.containers.get(name)
         if here is None or here["state"] not in ("running", "checkpointed"):
             raise self.fail(f"{name} does not run")
