@@ -112,9 +112,16 @@ def clean_abandoned() -> None:
 def remove(name: str) -> None:
     """Remove a lab's cgroups and its files; all else went with its namespaces.
 
-    The caller holds the lock. Raises TimeoutError.
+    The caller holds the lock, which goes last: without it somebody else would begin to remove the same. Raises
+    TimeoutError.
     """
     cgroups.remove(cgroups.directory(name))
-    shutil.rmtree(directory(name))
-    with suppress(OSError):  # other labs' directories may be there
+    for entry in directory(name).iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != "lock":
+            entry.unlink()
+    (directory(name) / "lock").unlink()
+    with suppress(OSError):  # somebody may have locked it anew, and other labs' directories may be there
+        directory(name).rmdir()
         RUN.rmdir()
