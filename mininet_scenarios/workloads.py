@@ -184,8 +184,8 @@ class Iperf3(Workload):
         self.name = "iperf3-reverse" if reverse else "iperf3-forward"
 
     def command(self) -> list[str]:
-        argv = ["iperf3", "--client", self.address, "--time", f"{self.seconds:g}", "--interval", "0.1", "--json"]
-        argv += ["--bitrate", self.rate]
+        argv = ["iperf3", "--client", self.address, "--time", f"{self.seconds:g}", "--bitrate", self.rate]
+        argv += ["--interval", "0.1", "--json"]
         return [*argv, "--reverse"] if self.reverse else argv
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:

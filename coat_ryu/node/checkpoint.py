@@ -33,7 +33,7 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
     criu.configure()
     stop = contextlib.nullcontext() if port is None else gate.closed(name, where.bundle, port)
     try:
-        with stop as passed:
+        with stop as stopped:
             podman("container", "checkpoint", "--keep", *OPTIONS, name)
     except Failure as failure:
         raw = require(name)
@@ -49,7 +49,7 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
     if (mark := where.bundle / gate.FREEZING).exists():
         frozen_at = mark.stat().st_mtime
         mark.unlink()
-    gaps = {} if passed is None else {"gaps_s": passed.gaps_s, "gaps_left": passed.gaps_left}
+    gaps = {} if stopped is None else {"gaps_s": stopped.gaps_s, "gaps_left": stopped.gaps_left}
     return {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats, **gaps}
 
 

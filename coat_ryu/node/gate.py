@@ -90,10 +90,16 @@ def closed(name: str, bundle: Path, port: str) -> Iterator[Gate]:
     """
     gate = _gate(name)
     try:
-        gaps = Gaps(port)
-    except Failure:
-        _leave(name, gate)
-        raise
+        with contextlib.closing(Gaps(port)) as gaps, _watched(gate, gaps, bundle):
+            yield gate
+    finally:
+        with _lock:
+            _gates.pop(name, None)
+        gate.reached.set()
+
+
+@contextlib.contextmanager
+def _watched(gate: Gate, gaps: Gaps, bundle: Path) -> Iterator[None]:
     paths = [bundle / FROZEN, bundle / PASS]
     _remove([*paths, bundle / FREEZING])
     for path in paths:
@@ -104,14 +110,12 @@ def closed(name: str, bundle: Path, port: str) -> Iterator[Gate]:
     thread = threading.Thread(target=_watch, args=(gate, gaps, frozen, let_through, ended), daemon=True)
     thread.start()
     try:
-        yield gate
+        yield
     finally:
         os.close(end)
         gate.passed.set()
         thread.join()
         _remove(paths)
-        _leave(name, gate)
-        gaps.close()
         for descriptor in (frozen, let_through, ended):
             os.close(descriptor)
 
@@ -141,12 +145,6 @@ def _actions(frozen: int, ended: int) -> Iterator[str]:
 def _gate(name: str) -> Gate:
     with _lock:
         return _gates.setdefault(name, Gate())
-
-
-def _leave(name: str, gate: Gate) -> None:
-    with _lock:
-        _gates.pop(name, None)
-    gate.reached.set()
 
 
 def _remove(paths: list[Path]) -> None:

@@ -30,8 +30,8 @@ RECOVERY = 1.0
 """Seconds after a migration in which a silence is still its doing; the pause between two is longer."""
 
 RATE = "100M"
-"""What iperf3 sends, bits a second. As fast as it goes it overruns a userspace datapath and loses packets there, which
-no hold has seen: a retransmission timer after a restore would prove nothing.
+"""What iperf3 sends, bits a second. As fast as it goes it overruns a userspace datapath, and what is lost there just
+when the hold ends can cost a retransmission timer (docs/architecture.md, "The end of the freeze"): not judged here.
 """
 
 KINDS = ("sockperf", "iperf3-forward")

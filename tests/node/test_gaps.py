@@ -1,5 +1,6 @@
 """Listening for gaps on a real interface: what the container says counts, what is said to it does not."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ WHOLE, WAITING, OTHER = (
 
 
 @pytest.fixture
-def wire() -> Iterator[None]:
+def gaps() -> Iterator[Gaps]:
+    """Listening at the bridge's end of a container's interface."""
     netns.create(NETNS)
     try:
         with netns.inside(NETNS):
@@ -29,7 +31,8 @@ def wire() -> Iterator[None]:
                 route.link("add", ifname=PORT, kind="veth", peer={"ifname": INSIDE})
                 for name in (PORT, INSIDE):
                     route.link("set", index=route.link_lookup(ifname=name)[0], state="up")
-            yield
+            with contextlib.closing(Gaps(PORT)) as gaps:
+                yield gaps
     finally:
         netns.remove(NETNS)
 
@@ -41,8 +44,7 @@ def say(interface: str, *frames: bytes) -> None:
             end.send(frame)
 
 
-def test_the_last_word_of_each_connection_counts(wire: None) -> None:
-    gaps = Gaps(PORT)
+def test_the_last_word_of_each_connection_counts(gaps: Gaps) -> None:
     assert gaps.count() == 0
     say(INSIDE, WHOLE, WAITING, OTHER)
     assert gaps.count() == 2
@@ -50,11 +52,9 @@ def test_the_last_word_of_each_connection_counts(wire: None) -> None:
     assert gaps.count() == 2
     say(INSIDE, WHOLE)
     assert gaps.count() == 1
-    gaps.close()
 
 
-def test_waiting_ends_when_the_gap_is_filled_and_in_any_case(wire: None) -> None:
-    gaps = Gaps(PORT)
+def test_waiting_ends_when_the_gap_is_filled_and_in_any_case(gaps: Gaps) -> None:
     assert gaps.wait_until_filled(5) < 0.1
     say(INSIDE, WAITING)
     assert 0.2 <= gaps.wait_until_filled(0.2) < 2
@@ -62,4 +62,3 @@ def test_waiting_ends_when_the_gap_is_filled_and_in_any_case(wire: None) -> None
         end.bind((INSIDE, 0))
         threading.Timer(0.3, end.send, [WHOLE]).start()
         assert 0.2 < gaps.wait_until_filled(30) < 10
-    gaps.close()
