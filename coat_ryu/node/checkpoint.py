@@ -30,10 +30,10 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
     when all was written, on the node's clock; ``criu`` CRIU's own statistics in microseconds.
     """
     where = place(name)
-    criu.configure()
+    settings = [criu.network_lock()] if port is None else [criu.network_lock(), f"action-script={gate.install()}"]
     stop = contextlib.nullcontext() if port is None else gate.closed(name, where.bundle, port)
     try:
-        with stop as stopped:
+        with criu.configured(name, *settings), stop as stopped:
             podman("container", "checkpoint", "--keep", *OPTIONS, name)
     except Failure as failure:
         raw = require(name)
@@ -49,8 +49,16 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
     if (mark := where.bundle / gate.FREEZING).exists():
         frozen_at = mark.stat().st_mtime
         mark.unlink()
-    gaps = {} if stopped is None else {"gaps_s": stopped.gaps_s, "gaps_left": stopped.gaps_left}
-    return {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats, **gaps}
+    at_gate = (
+        {}
+        if stopped is None
+        else {
+            "gate_s": stopped.waited_s,
+            "gaps_s": stopped.gaps_s,
+            "gaps_left": stopped.gaps_left,
+        }
+    )
+    return {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats, **at_gate}
 
 
 @verb
@@ -63,7 +71,6 @@ def restore(
     Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
     """
     where = place(name)
-    criu.configure()
     if transfer is not None and not where.mounted:
         state.install(received(transfer), where)
     stats_file = where.bundle / "stats-restore"
@@ -72,7 +79,10 @@ def restore(
     # not the one it was made with (net/ipv4/tcp_output.c, tcp_current_mss), so it is lowered after the restore.
     namespaces.set_mtu(netns, mtu + 1)
     try:
-        with _watching(stats_file, lambda: _resumed(netns, mtu, release)) as seen:
+        # A hold keeps every packet away, so CRIU need not.
+        settings = [] if release is None else ["network-lock=skip"]
+        seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release))
+        with criu.configured(name, *settings), seeing as seen:
             resumed_at = _restore(name, where, seen)
     finally:
         namespaces.set_mtu(netns, mtu)

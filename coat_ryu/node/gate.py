@@ -1,9 +1,9 @@
 """The moment of the freeze, for whoever must act in it: CRIU waits while the overlay turns what still arrives away.
 
-Before CRIU freezes a container it runs the action script "pre-dump", in which ours freezes it (``freezer`` says why);
-and once all is frozen, before it closes the sockets to the network, "network-lock" (criu(8), --action-script). There
-ours tells this hook through one FIFO and waits at another, so the frames of a frozen container can be redirected when
-it no longer answers and none is lost yet. What its sockets still miss is waited for first (``gaps``). All waits have an
+Before CRIU freezes a container it runs the action script "pre-dump", in which ours freezes it (``freezer`` says why)
+and tells this hook so through a FIFO. From then on the frames can be redirected: it no longer answers, and none is lost
+yet. What its sockets still miss is waited for first (``gaps``). Before CRIU closes the sockets to the network it runs
+"network-lock" (criu(8), --action-script), in which ours waits at another FIFO until all that is done. All waits have an
 end: a controller that dies in between costs the container a moment, not its life.
 """
 
@@ -37,16 +37,17 @@ FROZEN, PASS, FREEZING = "coat-frozen", "coat-pass", "coat-freezing"
 _TEXT = f"""#!/bin/sh
 case "$CRTOOLS_SCRIPT_ACTION" in pre-dump|network-lock) ;; *) exit 0 ;; esac
 cd -P "$CRTOOLS_IMAGE_DIR/.." && [ -p {FROZEN} ] || exit 0
-echo "$CRTOOLS_SCRIPT_ACTION" 1<>{FROZEN}
 if [ "$CRTOOLS_SCRIPT_ACTION" = network-lock ]; then
+    echo waiting 1<>{FROZEN}
     timeout {PATIENCE:g} head -c 1 {PASS} >/dev/null
     exit
 fi
+echo freezing 1<>{FROZEN}
 while IFS= read -r line; do
     case "$line" in 0::/?*) group="${{line#0::}}" ;; esac
 done <"/proc/$CRTOOLS_INIT_PID/cgroup"
 for switch in /sys/fs/cgroup"$group"/cgroup.freeze /sys/fs/cgroup/unified"$group"/cgroup.freeze; do
-    [ -n "$group" ] && [ -w "$switch" ] && : >{FREEZING} && echo 1 >"$switch" && exit 0
+    [ -n "$group" ] && [ -w "$switch" ] && : >{FREEZING} && echo 1 >"$switch" && echo frozen 1<>{FROZEN} && exit 0
 done
 exit 0
 """
@@ -61,10 +62,55 @@ class Gate:
 
     def __init__(self) -> None:
         self.reached = threading.Event()
-        self.passed = threading.Event()
         self.frozen_at: float | None = None
         self.gaps_s = 0.0
         self.gaps_left = 0
+        self._gaps: Gaps | None = None
+        self._let_through: int | None = None
+        self._waiting_since = self._passed_at = 0.0
+        self._lock = threading.Lock()
+        self._filling: threading.Thread | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that CRIU stood still until it was let through."""
+        return max(0.0, self._passed_at - self._waiting_since) if self._passed_at and self._waiting_since else 0.0
+
+    def open(self, gaps: Gaps, let_through: int) -> None:
+        """From here on it can be passed: by a byte written to ``let_through``."""
+        with self._lock:
+            self._gaps, self._let_through = gaps, let_through
+
+    def close(self) -> None:
+        with self._lock:
+            self._gaps = self._let_through = None
+        if self._filling is not None:
+            self._filling.join()
+        self.reached.set()
+
+    def let_pass(self) -> None:
+        with self._lock:
+            if self._gaps is not None and self._let_through is not None and not self._passed_at:
+                self.gaps_left = self._gaps.count()
+                self._passed_at = time.time()
+                os.write(self._let_through, b".")
+
+    def hear(self, word: str) -> None:
+        """What the script says it is doing."""
+        assert self._gaps is not None
+        if word == "freezing":
+            self._gaps.count()  # what was said long before goes, so that what is said in the freeze finds room
+        if word == "waiting":
+            self._waiting_since = time.time()
+        # Where the script finds no freezer, CRIU has frozen all when it comes to the gate.
+        if word in ("frozen", "waiting") and self.frozen_at is None:
+            self.frozen_at = time.time()
+            self._filling = threading.Thread(target=self._fill, args=(self._gaps,), daemon=True)
+            self._filling.start()
+
+    def _fill(self, gaps: Gaps) -> None:
+        self.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
+        self.reached.set()
 
 
 _gates: dict[str, Gate] = {}
@@ -95,7 +141,7 @@ def closed(name: str, bundle: Path, port: str) -> Iterator[Gate]:
     finally:
         with _lock:
             _gates.pop(name, None)
-        gate.reached.set()
+        gate.close()
 
 
 @contextlib.contextmanager
@@ -107,39 +153,27 @@ def _watched(gate: Gate, gaps: Gaps, bundle: Path) -> Iterator[None]:
     # Both ends are ours as well, so that neither the script nor this thread can block in open(2) (fifo(7)).
     frozen, let_through = (os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for path in paths)
     ended, end = os.pipe2(os.O_CLOEXEC)
-    thread = threading.Thread(target=_watch, args=(gate, gaps, frozen, let_through, ended), daemon=True)
+    gate.open(gaps, let_through)
+    thread = threading.Thread(target=_listen, args=(gate, frozen, ended), daemon=True)
     thread.start()
     try:
         yield
     finally:
         os.close(end)
-        gate.passed.set()
         thread.join()
+        gate.close()
         _remove(paths)
         for descriptor in (frozen, let_through, ended):
             os.close(descriptor)
 
 
-def _watch(gate: Gate, gaps: Gaps, frozen: int, let_through: int, ended: int) -> None:
-    actions = _actions(frozen, ended)
-    next(actions, None)
-    gaps.count()  # what was said long before the freeze goes, so that what is said in it finds room
-    if "network-lock" not in actions:
-        return
-    gate.frozen_at = time.time()
-    gate.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
-    gate.reached.set()
-    if gate.passed.wait(PATIENCE):
-        gate.gaps_left = gaps.count()
-        os.write(let_through, b".")
-
-
-def _actions(frozen: int, ended: int) -> Iterator[str]:
-    """What CRIU's script says it is called for, until the checkpoint ends."""
+def _listen(gate: Gate, frozen: int, ended: int) -> None:
+    """Hears CRIU's script until the checkpoint ends."""
     told = b""
     while frozen in select.select([frozen, ended], [], [])[0]:
         *lines, told = (told + os.read(frozen, 256)).split(b"\n")
-        yield from (line.decode() for line in lines)
+        for line in lines:
+            gate.hear(line.decode())
 
 
 def _gate(name: str) -> Gate:
@@ -170,5 +204,5 @@ def freeze_pass(*, name: Name) -> dict[str, Any]:
     with _lock:
         gate = _gates.get(name)
     if gate is not None:
-        gate.passed.set()
+        gate.let_pass()
     return {"passed": gate is not None}

@@ -152,7 +152,7 @@ def _options(name: str, env: dict[str, str], netns: str, spec: str) -> list[str]
     variables = [f"--env={key}={value}" for key, value in env.items()]
     # The host name is in the checkpoint; Podman's default, the container's id, would differ from node to node.
     identity = [f"--name={name}", f"--hostname={name}", f"--network=ns:{namespaces.path(netns)}"]
-    return [*identity, f"--annotation={criu.ANNOTATION}", *_pids_limit(), "--pull=never", *labels, *variables]
+    return [*identity, f"--annotation={criu.annotation(name)}", *_pids_limit(), "--pull=never", *labels, *variables]
 
 
 def _gone_or_same(name: str, spec: str, wanted: str) -> str | None:
@@ -178,6 +178,7 @@ def container_run(
     """Runs a container in a namespace that is there already; ``spec`` is kept in its label for whoever asks."""
     there = _gone_or_same(name, spec, "running")
     if there is None:
+        criu.configure(name)
         options = _options(name, env, netns, spec)
         there = podman("--runtime", runtime(), "run", "--detach", *options, image, *command).strip()
     return {"id": there}
@@ -190,6 +191,7 @@ def container_create(
     """A container that a state can be restored into: all is made ready, but the image's command has never run."""
     there = _gone_or_same(name, spec, "created")
     if there is None:
+        criu.configure(name)
         options = _options(name, env, netns, spec)
         there = podman("--runtime", runtime(), "create", *options, image, *command).strip()
         # Restoring in place wants a stopped container with its config.json written (libpod's restore()).
@@ -269,4 +271,5 @@ def container_remove(*, name: Name) -> dict[str, Any]:
     require(name)
     podman("rm", "--force", "--time=0", "--ignore", name)
     _places.pop(name, None)
+    criu.forget(name)
     return {"removed": True}
