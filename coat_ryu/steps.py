@@ -92,14 +92,21 @@ def undo_hold(move: Move, tally: Tally) -> None:
 
 
 def prepare(move: Move, tally: Tally) -> None:
-    """The container stands ready at the destination, and the receiving end listens."""
+    """Container and restore stand ready at the destination, and both ends of the transfer are connected."""
     move.call(tally, move.destination, "container_create", create_args(move.moved_spec), move.bulk)
-    tally.detail["to"] = _receive(move, tally, move.transfer, move.identities()[1], "state")
+    to = tally.detail["to"] = _receive(move, tally, move.transfer, move.identities()[1], "state")
+    move.call(tally, move.source, "send_open", _sending(move, to))
+    move.call(tally, move.destination, "restore_open", _restore_args(move), move.bulk)
 
 
 def undo_prepare(move: Move, tally: Tally) -> None:
     move.tidy(tally, move.destination, "container_remove", {"name": move.name})
-    move.tidy(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+    _discard(move, tally)
+
+
+def _discard(move: Move, tally: Tally) -> None:
+    for site in (move.destination, move.source):
+        move.tidy(tally, site, "transfer_discard", {"transfer": move.transfer})
 
 
 # ---- the paper's steps
@@ -145,7 +152,7 @@ def undo_clear_namespace(move: Move, tally: Tally) -> None:
 
 def transfer(move: Move, tally: Tally) -> None:
     to = _receive(move, tally, move.transfer, move.identities()[1], "state")
-    sent = move.call(tally, move.source, "send_state", _send_args(move, to), move.bulk).result
+    sent = move.call(tally, move.source, "send_state", {"name": move.name, **_sending(move, to)}, move.bulk).result
     waiting = {"transfer": move.transfer, "timeout": QUICK}
     move.call(tally, move.destination, "receive_wait", waiting, move.bulk)
     move.record.checkpoint_bytes = sent["bytes"]
@@ -153,7 +160,7 @@ def transfer(move: Move, tally: Tally) -> None:
 
 
 def undo_transfer(move: Move, tally: Tally) -> None:
-    move.tidy(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+    _discard(move, tally)
 
 
 def create_namespace(move: Move, tally: Tally) -> None:
@@ -203,13 +210,10 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     """
     to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
     waiting = {"verb": "receive_wait", "args": move.fenced({"transfer": move.transfer, "timeout": move.bulk})}
-    sending = [
-        {"verb": "checkpoint", "args": move.fenced(_checkpoint_args(move))},
-        {"verb": "send_state", "args": move.fenced(_send_args(move, to))},
-    ]
+    sending = move.fenced({**_checkpoint_args(move), **_sending(move, to)})
     ahead = Ahead(lambda: move.destination.call("chain", {"steps": [waiting, *_restore_steps(move)]}, move.bulk))
     try:
-        sending_ahead = Ahead(lambda: move.source.call("chain", {"steps": sending}, move.bulk))
+        sending_ahead = Ahead(lambda: move.source.call("checkpoint_send", sending, move.bulk))
         turn_away(move, move.crossing(filling=True))
         sent = sending_ahead.result()
     except CoatError as error:
@@ -220,15 +224,15 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
         ahead.settle()
         raise
     received = ahead.result()
-    dumped, passed = sent.result["steps"]
+    dumped, passed = sent.result["checkpoint"], sent.result["sent"]
     arrived, restored, released = received.result["steps"]
     here, there = move.source.remote.clock_offset, move.destination.remote.clock_offset
     tally = Tally(0.0, {})
-    _note_checkpoint(move, tally, dumped["result"])
+    _note_checkpoint(move, tally, dumped)
     ended("checkpoint", dumped["finished_at"] + here, tally)
     began("transfer", dumped["finished_at"] + here)
-    move.record.checkpoint_bytes = passed["result"]["bytes"]
-    ended("transfer", arrived["finished_at"] + there, Tally(0.0, dict(passed["result"])))
+    move.record.checkpoint_bytes = passed["bytes"]
+    ended("transfer", arrived["finished_at"] + there, Tally(0.0, dict(passed)))
     began("restore", restored["started_at"] + there)
     tally = Tally(sent.remote_overhead_s, {})
     _note_restore(move, tally, restored["result"], released["result"])
@@ -248,6 +252,7 @@ def finish(move: Move, tally: Tally) -> None:
     if move.new_mac != move.spec.mac:
         _tell_peers(move, tally, settled)
     move.tidy(tally, move.source, "container_remove", {"name": move.name})
+    move.tidy(tally, move.source, "transfer_discard", {"transfer": move.transfer})
     move.call(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
 
 
@@ -297,8 +302,8 @@ def _checkpoint_args(move: Move) -> dict[str, Any]:
     return {"name": move.name, "port": container_port(move.name)}
 
 
-def _send_args(move: Move, to: dict[str, Any]) -> dict[str, Any]:
-    return {"transfer": move.transfer, "name": move.name, "to": to, "tls": move.identities()[0].as_args()}
+def _sending(move: Move, to: dict[str, Any]) -> dict[str, Any]:
+    return {"transfer": move.transfer, "to": to, "tls": move.identities()[0].as_args()}
 
 
 def _restore_args(move: Move) -> dict[str, Any]:

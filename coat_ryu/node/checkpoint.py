@@ -1,6 +1,7 @@
 """Checkpoint and restore with Podman and CRIU in place: no archive, and a source that stays restorable."""
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,15 +9,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, freezer, gate, hold, state
+from coat_ryu.node import criu, freezer, gate, hold, standing, state
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.podman import Place, place, podman, require
+from coat_ryu.node.podman import Place, place, podman, require, runtime
 from coat_ryu.node.podman import state as state_of
-from coat_ryu.node.transfer import TransferId, received
+from coat_ryu.node.process import remaining
+from coat_ryu.node.stream import Sender
+from coat_ryu.node.transfer import TransferId, received, send
 from coat_ryu.node.verbs import Ifname, Name, Netns, verb
 
 OPTIONS = ("--tcp-established", "--file-locks")
+RESTORE = ("podman", "container", "restore", "--keep", *OPTIONS)
+DUMPED, RESTORED = "stats-dump", "stats-restore"
+"""CRIU's last words, beside the checkpoint."""
+
+Fill = Callable[[Sender], None]
+Beside = Callable[[Place, gate.Gate | None], contextlib.AbstractContextManager[object]]
+
 POLL = 0.001
 """Seconds between looks whether CRIU has let the processes run."""
 
@@ -27,13 +37,88 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
 
     With ``port``, its interface on the bridge, it waits in between to be let through (``gate``).
     ``bytes`` is the checkpoint's size; ``frozen_at`` is the moment its processes stopped, ``finished_at`` the one
-    when all was written, on the node's clock; ``criu`` CRIU's own statistics in microseconds.
+    when all was written, on the node's clock; ``criu`` CRIU's own statistics in microseconds; ``gate_s`` how long CRIU
+    stood still at the gate.
     """
+    return _checkpoint(name, port, lambda where, stopped: contextlib.nullcontext())
+
+
+@verb
+def checkpoint_send(
+    *, name: Name, port: Ifname, transfer: TransferId, to: dict[str, Any], tls: dict[str, str]
+) -> dict[str, Any]:
+    """As ``checkpoint``, and sends the state while it is written: ``checkpoint`` and ``sent`` are the two results."""
+    sendings: list[Sending] = []
+
+    def beside(where: Place, stopped: gate.Gate | None) -> contextlib.AbstractContextManager[object]:
+        assert stopped is not None
+        sendings.append(Sending(where, stopped, lambda fill: send(transfer, to, tls, fill)))
+        return sendings[0]
+
+    done = _checkpoint(name, port, beside)
+    if not sendings or sendings[0].nothing_to_send:  # it was checkpointed before
+        return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(place(name), sender))}
+    return {"checkpoint": done, "sent": sendings[0].result()}
+
+
+class Sending:
+    """Sends a container's state from the moment it is frozen, beside the checkpoint that it is opened around."""
+
+    def __init__(self, where: Place, stopped: gate.Gate, send_it: Callable[[Fill], dict[str, Any]]) -> None:
+        self.nothing_to_send = False
+        self._where, self._gate, self._send = where, stopped, send_it
+        self._given_up = threading.Event()
+        self._sent: dict[str, Any] | None = None
+        self._error: Failure | None = None
+        self._thread = threading.Thread(target=self._run, name=f"send {where.id}", daemon=True)
+
+    def __enter__(self) -> "Sending":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._given_up.set()
+
+    def result(self) -> dict[str, Any]:
+        """Waits for its end. Raises Failure."""
+        self._thread.join(remaining())
+        if self._error is not None:
+            raise self._error
+        if self._sent is None:
+            raise Failure("timeout", "the state was not sent in time")
+        return self._sent
+
+    def _run(self) -> None:
+        self._gate.reached.wait()
+        if self._gate.frozen_at is None:
+            self.nothing_to_send = True
+            return
+        try:
+            self._sent = self._send(lambda stream: state.pack(self._where, stream, self._ended))
+        except Failure as failure:
+            self._error = failure
+
+    def _ended(self) -> bool:
+        """CRIU writes its statistics last, and only if all went well and the processes are gone; Podman and the runtime
+        are busy for a while after (criu/cr-dump.c, cr_dump_finish).
+        """
+        if self._given_up.is_set():
+            raise Failure("transfer_failed", "the checkpoint failed")
+        return (self._where.bundle / DUMPED).exists()
+
+
+def _checkpoint(name: str, port: str | None, beside: Beside) -> dict[str, Any]:
     where = place(name)
-    settings = [criu.network_lock()] if port is None else [criu.network_lock(), f"action-script={gate.install()}"]
-    stop = contextlib.nullcontext() if port is None else gate.closed(name, where.bundle, port)
+    settings = [criu.network_lock()]
+    stop: contextlib.AbstractContextManager[gate.Gate | None] = contextlib.nullcontext()
+    if port is not None:
+        settings.append(f"action-script={gate.install()}")
+        stop = gate.closed(name, where.bundle, port)
+    if where.mounted:  # what an earlier one left is not this one's
+        state.remove_checkpoint(where)
     try:
-        with criu.configured(name, *settings), stop as stopped:
+        with criu.configured(name, *settings), stop as stopped, beside(where, stopped):
             podman("container", "checkpoint", "--keep", *OPTIONS, name)
     except Failure as failure:
         raw = require(name)
@@ -41,7 +126,7 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
             freezer.thaw_process(raw["State"]["Pid"])
             criu.explain(failure, where.bundle / "dump.log")
             raise
-    stats_file = where.bundle / "stats-dump"
+    stats_file = where.bundle / DUMPED
     stats = criu.read_stats(stats_file)
     written_at = stats_file.stat().st_mtime
     size = sum(file.stat().st_size for file in (where.bundle / state.CHECKPOINT).iterdir())
@@ -49,16 +134,25 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
     if (mark := where.bundle / gate.FREEZING).exists():
         frozen_at = mark.stat().st_mtime
         mark.unlink()
-    at_gate = (
-        {}
-        if stopped is None
-        else {
-            "gate_s": stopped.waited_s,
-            "gaps_s": stopped.gaps_s,
-            "gaps_left": stopped.gaps_left,
-        }
-    )
-    return {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats, **at_gate}
+    done = {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats}
+    if stopped is not None:
+        done |= {"gate_s": stopped.waited_s, "gaps_s": stopped.gaps_s, "gaps_left": stopped.gaps_left}
+    return done
+
+
+@verb
+def restore_open(*, name: Name, netns: Netns, mtu: int, transfer: TransferId) -> dict[str, Any]:
+    """The container's restore stands ready for the state that ``transfer`` will bring (``standing``)."""
+    where = place(name)
+    # Podman looks whether there is a checkpoint before it begins.
+    state.remove_checkpoint(where)
+    (where.bundle / state.CHECKPOINT).mkdir(mode=0o700)
+    (where.bundle / state.CHECKPOINT / state.INVENTORY).touch(mode=0o600)
+    standing.begin(name, transfer, [*RESTORE, name], where.id, runtime())
+    # CRIU leaves sockets with an MSS made from defaults. The kernel corrects it at the next send if the path's MTU is
+    # not the one it was made with (net/ipv4/tcp_output.c, tcp_current_mss), so it is lowered after the restore.
+    namespaces.set_mtu(netns, mtu + 1)
+    return {}
 
 
 @verb
@@ -71,24 +165,41 @@ def restore(
     Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
     """
     where = place(name)
-    if transfer is not None and not where.mounted:
-        state.install(received(transfer), where)
-    stats_file = where.bundle / "stats-restore"
+    ready = None if transfer is None else _ready(name, netns, mtu, transfer)
+    if ready is None:
+        namespaces.set_mtu(netns, mtu + 1)  # as restore_open does
+        go_on: Callable[[], object] = functools.partial(podman, *RESTORE[1:], name)
+    else:
+        go_on = ready.go_on
+    stats_file = where.bundle / RESTORED
     stats_file.unlink(missing_ok=True)
-    # CRIU leaves sockets with an MSS made from defaults. The kernel corrects it at the next send if the path's MTU is
-    # not the one it was made with (net/ipv4/tcp_output.c, tcp_current_mss), so it is lowered after the restore.
-    namespaces.set_mtu(netns, mtu + 1)
     try:
         # A hold keeps every packet away, so CRIU need not.
         settings = [] if release is None else ["network-lock=skip"]
         seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release))
         with criu.configured(name, *settings), seeing as seen:
-            resumed_at = _restore(name, where, seen)
+            resumed_at = _restore(name, where, go_on, seen)
     finally:
         namespaces.set_mtu(netns, mtu)
     stats = criu.read_stats(stats_file) if stats_file.exists() else {}
     state.remove_checkpoint(where)
     return {"id": where.id, "resumed_at": resumed_at, "criu": stats}
+
+
+def _ready(name: str, netns: str, mtu: int, transfer: str) -> standing.Standing | None:
+    """The container's restore, with the state that has arrived in its place. None if it was restored before."""
+    where, directory = place(name), received(transfer)
+    ready = standing.take(name, transfer)
+    if ready is None and not where.mounted:
+        restore_open(name=name, netns=netns, mtu=mtu, transfer=transfer)
+        ready = standing.take(name, transfer)
+    if ready is not None:
+        try:
+            state.install(directory, where)
+        except BaseException:
+            ready.abandon()
+            raise
+    return ready
 
 
 def _resumed(netns: str, mtu: int, release: str | None) -> None:
@@ -97,10 +208,10 @@ def _resumed(netns: str, mtu: int, release: str | None) -> None:
         hold.release(release)
 
 
-def _restore(name: str, where: Place, seen: list[float]) -> float:
+def _restore(name: str, where: Place, go_on: Callable[[], object], seen: list[float]) -> float:
     """Runs the restore and returns when the processes ran. A container that was restored already is as good."""
     try:
-        podman("container", "restore", "--keep", *OPTIONS, name)
+        go_on()
     except Failure as failure:
         raw = require(name)
         if state_of(raw) != "running" or not raw["State"].get("Restored"):

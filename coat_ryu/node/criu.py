@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.process import run
+from coat_ryu.node.process import run, write_if_other
 
 MAGIC = (0x55105940, 0x57093306)
 """CRIU's "service" and "stats" magics (criu/include/magic.h)."""
@@ -43,15 +43,16 @@ ALWAYS = "manage-cgroups=ignore"
 
 def annotation(name: str) -> str:
     """What makes a runtime (runc and crun know it) tell CRIU of the container's configuration file."""
-    return f"org.criu.config={DIRECTORY / name}.conf"
+    return f"org.criu.config={_file(name)}"
+
+
+def _file(name: str) -> Path:
+    return DIRECTORY / f"{name}.conf"
 
 
 def configure(name: str, *settings: str) -> None:
     """Writes the container's configuration file: what holds always, and further ``settings``, an option each."""
-    DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = DIRECTORY / f"{name}.part"
-    part.write_text("".join(f"{line}\n" for line in (ALWAYS, *settings)))
-    part.rename(DIRECTORY / f"{name}.conf")
+    write_if_other(_file(name), "".join(f"{line}\n" for line in (ALWAYS, *settings)), 0o600)
 
 
 @contextlib.contextmanager
@@ -65,7 +66,7 @@ def configured(name: str, *settings: str) -> Iterator[None]:
 
 
 def forget(name: str) -> None:
-    (DIRECTORY / f"{name}.conf").unlink(missing_ok=True)
+    _file(name).unlink(missing_ok=True)
 
 
 @functools.cache

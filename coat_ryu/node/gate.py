@@ -18,7 +18,7 @@ from typing import Any
 
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.gaps import Gaps
-from coat_ryu.node.process import remaining
+from coat_ryu.node.process import remaining, write_if_other
 from coat_ryu.node.verbs import Name, verb
 
 SCRIPT = Path("/run/coat/criu-action")
@@ -119,12 +119,7 @@ _lock = threading.Lock()
 
 def install() -> Path:
     """The action script's path; written if it is not there."""
-    if not SCRIPT.exists() or SCRIPT.read_text() != _TEXT:
-        SCRIPT.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = SCRIPT.with_suffix(".part")
-        part.write_text(_TEXT)
-        part.chmod(0o700)
-        part.rename(SCRIPT)
+    write_if_other(SCRIPT, _TEXT, 0o700)
     return SCRIPT
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu
+from coat_ryu.node import criu, standing
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import run
@@ -258,14 +258,16 @@ def _resident(pid: int) -> int:
 
 @verb
 def container_list() -> list[dict[str, Any]]:
-    """Containers of ours, whatever their state."""
-    ids = podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL_NAME}").split()
+    """Containers of ours, whatever their state; without those whose restore stands, for Podman keeps them locked."""
+    others = [f"--filter=label!={LABEL_NAME}={name}" for name in standing.names()]
+    ids = podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL_NAME}", *others).split()
     return [_summary(raw) for raw in json.loads(podman("inspect", "--type=container", *ids))] if ids else []
 
 
 @verb
 def container_remove(*, name: Name) -> dict[str, Any]:
     """The container is gone, running or not; ``removed`` is False if there was none."""
+    standing.abandon(name)
     if inspect(name) is None:
         return {"removed": False}
     require(name)

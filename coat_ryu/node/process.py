@@ -6,8 +6,10 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from coat_ryu.node.failure import Failure
 
@@ -42,7 +44,6 @@ def remaining(default: float = DEFAULT_TIMEOUT) -> float:
 def run(argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> str:
     """Standard output of a command. Raises Failure with its argv and standard error when it does not succeed."""
     limit = remaining(timeout)
-    shown = shlex.join(argv)
     try:
         process = subprocess.Popen(
             argv,
@@ -53,7 +54,13 @@ def run(argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> str:
             start_new_session=True,
         )
     except OSError as error:
-        raise Failure("command_failed", f"{argv[0]}: {error.strerror}", command=shown) from error
+        raise Failure("command_failed", f"{argv[0]}: {error.strerror}", command=shlex.join(argv)) from error
+    return finish(process, argv, limit)
+
+
+def finish(process: subprocess.Popen[bytes], argv: Sequence[str], limit: float) -> str:
+    """Waits for a command that leads a session of its own; its standard output. Raises Failure as ``run`` does."""
+    shown = shlex.join(argv)
     with process:
         try:
             out, err = process.communicate(timeout=limit)
@@ -67,3 +74,13 @@ def run(argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> str:
         reason = stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         raise Failure("command_failed", f"{argv[0]}: {reason[0]}", command=shown, stderr=stderr)
     return out.decode(errors="replace")
+
+
+def write_if_other(path: Path, text: str, mode: int) -> None:
+    """The file has this text and mode, and never only half of it."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{threading.get_ident()}")
+        part.write_text(text)
+        part.chmod(mode)
+        part.rename(path)

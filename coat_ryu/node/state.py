@@ -7,22 +7,33 @@ The tar format (POSIX.1-2001 pax) keeps everything but extended attributes, wher
 import base64
 import contextlib
 import errno
+import io
 import os
 import shutil
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from coat_ryu.node import overlayfs
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 from coat_ryu.node.process import run
 from coat_ryu.node.stream import BUFFER
 
 CHECKPOINT = "checkpoint"
-SIDE_FILES = ("devshm-checkpoint.tar", "network.status")
-"""What Podman writes beside a checkpoint and reads when it restores."""
+INVENTORY = "inventory.img"
+"""CRIU writes it last of its images."""
+PAGES = "pages-"
+"""How CRIU's images with memory begin: nearly all of a checkpoint, and written from front to back."""
+SHM_ARCHIVE, SHM = "devshm-checkpoint.tar", "shm"
+"""Podman keeps /dev/shm of a checkpointed container as the one, of a running one as the other."""
 LAYER = "layer"
-XATTR = "COAT.xattr."
+XATTR, OFFSET = "COAT.xattr.", "COAT.offset"
+PIECE = 1 << 20
+"""Bytes that a growing image must have grown by before more of it is sent."""
+GROWTH_POLL = 0.001
 
 
 class Writable(Protocol):
@@ -36,17 +47,60 @@ class Readable(Protocol):
     def seek(self, position: int, /) -> object: ...
 
 
-def pack(place: Place, stream: Writable) -> None:
-    """Writes the state of a checkpointed container. Raises Failure if it has none."""
-    if not (place.bundle / CHECKPOINT / "inventory.img").exists():
-        raise Failure("conflict", "name: the container has no checkpoint")
+def pack(place: Place, stream: Writable, ended: Callable[[], bool] = lambda: True) -> None:
+    """Writes the state of a container that is frozen or checkpointed: its writable layer, /dev/shm, its checkpoint.
+
+    The checkpoint may still be written meanwhile, until ``ended``. Raises Failure if there is none.
+    """
     if place.upper is None:
         raise Failure("conflict", "name: containers on a storage driver other than overlay cannot be moved")
     with _tar(stream, "w") as tar:
-        for name in (CHECKPOINT, *SIDE_FILES):
-            if (place.bundle / name).exists():
-                tar.add(place.bundle / name, name)
         tar.add(place.upper, LAYER, filter=lambda member: _with_xattrs(place.upper, member))
+        _add_shm(tar, place.bundle)
+        _add_checkpoint(tar, place.bundle / CHECKPOINT, ended)
+
+
+def _add_shm(tar: tarfile.TarFile, bundle: Path) -> None:
+    if (bundle / SHM_ARCHIVE).exists():
+        return tar.add(bundle / SHM_ARCHIVE, SHM_ARCHIVE)
+    archive = io.BytesIO()
+    with tarfile.TarFile(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as inner:
+        for path in (bundle / SHM).iterdir():
+            inner.add(path, path.name)
+    member = tarfile.TarInfo(SHM_ARCHIVE)
+    member.size, member.mode = archive.tell(), 0o600
+    archive.seek(0)
+    tar.addfile(member, archive)
+
+
+def _add_checkpoint(tar: tarfile.TarFile, directory: Path, ended: Callable[[], bool]) -> None:
+    """The images; those with memory piece by piece as they grow, all others when they are complete."""
+    sent: dict[str, int] = {}
+    while True:
+        complete = ended()  # first the word, then the look
+        for path in sorted(directory.iterdir()) if directory.exists() else ():
+            if complete or path.name.startswith(PAGES):
+                _add_growth(tar, path, sent, at_least=0 if complete else PIECE)
+        if complete:
+            break
+        time.sleep(GROWTH_POLL)
+    if INVENTORY not in sent:
+        raise Failure("conflict", "name: the container has no checkpoint")
+
+
+def _add_growth(tar: tarfile.TarFile, path: Path, sent: dict[str, int], at_least: int) -> None:
+    """What the file has more than was ``sent``, as a member that says where it belongs."""
+    start, size = sent.get(path.name, 0), path.stat().st_size
+    if (path.name in sent and size == start) or size - start < at_least:
+        return
+    member = tar.gettarinfo(path, f"{CHECKPOINT}/{path.name}")
+    member.size = size - start
+    if start:
+        member.pax_headers = {OFFSET: str(start)}
+    with path.open("rb") as file:
+        file.seek(start)
+        tar.addfile(member, file)
+    sent[path.name] = size
 
 
 def _tar(stream: Writable | Readable, mode: str) -> tarfile.TarFile:
@@ -79,6 +133,8 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     links_to = [root / member.linkname] if member.islnk() else []
     if any(root not in (path.parent.resolve() / path.name).parents for path in (target, *links_to)):
         raise Failure("transfer_failed", f"the state has a member outside its directory: {member.name!r}")
+    if OFFSET in member.pax_headers:
+        return _append(tar, member, target)
     # Checked above. The library's own filters also take away setuid bits and device nodes, which are whiteouts here.
     tar.extraction_filter = lambda member, path: member
     tar.extract(member, root, numeric_owner=True)
@@ -87,15 +143,28 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
             os.setxattr(target, key.removeprefix(XATTR), base64.b64decode(value), follow_symlinks=False)
 
 
+def _append(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """A further piece of a file that has come so far already."""
+    piece, start = tar.extractfile(member), int(member.pax_headers[OFFSET])
+    if piece is None or target.is_symlink() or not target.is_file() or target.stat().st_size != start:
+        raise Failure("transfer_failed", f"the state has a piece of {member.name!r} that does not fit")
+    with target.open("ab") as file:
+        shutil.copyfileobj(piece, file, BUFFER)
+
+
 def install(directory: Path, place: Place) -> None:
     """Puts a state that was received where Podman looks for it; the checkpoint, which is large, by renaming."""
     if place.upper is None:
         raise Failure("conflict", "name: containers on a storage driver other than overlay cannot be moved")
+    if not (directory / CHECKPOINT / INVENTORY).exists():
+        raise Failure("conflict", "transfer: its state is not there, or was used before")
     remove_checkpoint(place)
-    for name in (*SIDE_FILES, CHECKPOINT):
-        if (directory / name).exists():
-            (directory / name).rename(place.bundle / name)
-    if (directory / LAYER).exists():
+    (directory / CHECKPOINT).rename(place.bundle / CHECKPOINT)
+    with tarfile.open(directory / SHM_ARCHIVE) as archive:
+        for member in archive:
+            if os.path.normpath(member.name) != ".":
+                _extract(archive, member, (place.bundle / SHM).resolve())
+    with overlayfs.lifted(place.upper.with_name("merged")):
         shutil.rmtree(place.upper)
         _move(directory / LAYER, place.upper)
 
@@ -115,6 +184,6 @@ def _move(source: Path, target: Path) -> None:
 def remove_checkpoint(place: Place) -> None:
     """Removes a checkpoint: it holds the process's memory."""
     shutil.rmtree(place.bundle / CHECKPOINT, ignore_errors=True)
-    for name in (*SIDE_FILES, "stats-dump", "stats-restore", "dump.log", "restore.log"):
+    for name in (SHM_ARCHIVE, "network.status", "stats-dump", "stats-restore", "dump.log", "restore.log"):
         with contextlib.suppress(FileNotFoundError):
             (place.bundle / name).unlink()

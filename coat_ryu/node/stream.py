@@ -83,6 +83,13 @@ class Receiver:
         self._ended = False
         self.bytes = 0
 
+    def begin(self) -> bool:
+        """Waits for the first word. False when the sender has hung up without one: nothing was ever sent."""
+        try:
+            return self._has_more()
+        except Failure:
+            return False
+
     def read(self, size: int) -> bytes:
         """``size`` bytes, fewer only at the end. Raises Failure when it was cut off or does not match its digest."""
         parts = bytearray()

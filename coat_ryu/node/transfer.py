@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
-from coat_ryu.node import podman, state
+from coat_ryu.node import podman, standing, state
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining
 from coat_ryu.node.stream import BUFFER, Receiver, Sender, tls_context
@@ -34,6 +34,7 @@ class Inbox:
         self.result: dict[str, Any] | None = None
         self.error: Failure | None = None
         self.closed = False
+        self.waited_for = False
         self._take = {"state": self._take_state, "image": self._take_image}[what]
         self._context = context
         self._listener = socket.create_server((where, 0), family=socket.AF_INET6 if ":" in where else socket.AF_INET)
@@ -46,7 +47,7 @@ class Inbox:
     @property
     def receiving(self) -> bool:
         """Whether a delivery is under way or done."""
-        return bool(self._connections) or self.result is not None
+        return self._turn.locked() or self.result is not None
 
     def close(self) -> bool:
         """Listens no more and removes what came. False if there was nothing to remove."""
@@ -61,6 +62,7 @@ class Inbox:
 
     def wait(self, timeout: float) -> dict[str, Any]:
         """What arrived. Raises Failure as soon as a delivery has failed; the next one may still succeed."""
+        self.waited_for = True
         with self.changed:
             self.changed.wait_for(lambda: self.result or self.error or self.closed, timeout)
             if self.closed:
@@ -90,14 +92,21 @@ class Inbox:
         except OSError:
             connection.close()
             return  # whoever it was, it was not the peer, and must not end the transfer
-        with secured, self._turn:
+        with secured:
             self._connections.add(secured)
-            if not self.closed and self.result is None:
-                self._serve(secured)
+            self._hear(secured)
             self._connections.discard(secured)
 
-    def _serve(self, connection: ssl.SSLSocket) -> None:
+    def _hear(self, connection: ssl.SSLSocket) -> None:
         receiver = Receiver(connection)
+        connection.settimeout(LISTEN_TIMEOUT)  # a sender comes long before it has anything to say
+        if receiver.begin():
+            connection.settimeout(IDLE_TIMEOUT)
+            with self._turn:
+                if not self.closed and self.result is None:
+                    self._serve(receiver)
+
+    def _serve(self, receiver: Receiver) -> None:
         try:
             self._take(receiver)
             digest = receiver.finish()
@@ -154,6 +163,7 @@ def discard(directory: Path) -> bool:
 
 _inboxes: dict[str, Inbox] = {}
 _sent: dict[str, dict[str, Any]] = {}
+_early: dict[str, ssl.SSLSocket] = {}
 _lock = threading.Lock()
 
 
@@ -167,9 +177,17 @@ def received(transfer: str) -> Path:
 
 def give_up() -> None:
     """Nothing that has not begun to arrive is waited for any more."""
-    for inbox in list(_inboxes.values()):
+    for transfer, inbox in list(_inboxes.items()):
         if not inbox.receiving:
+            standing.abandon_transfer(transfer)
             inbox.close()
+
+
+def abandon_unwanted() -> None:
+    """Nobody will let those restores through whose state nobody waits for."""
+    for transfer, inbox in list(_inboxes.items()):
+        if not inbox.waited_for:
+            standing.abandon_transfer(transfer)
 
 
 @verb
@@ -191,10 +209,19 @@ def receive_wait(*, transfer: TransferId, timeout: float) -> dict[str, Any]:
 
 
 @verb
+def send_open(*, transfer: TransferId, to: dict[str, Any], tls: dict[str, str]) -> dict[str, Any]:
+    """Connects to the receiving end ahead, so that who sends later need not wait for it."""
+    with _lock:
+        if transfer not in _early and transfer not in _sent:
+            _early[transfer] = _connect(to, tls)
+    return {}
+
+
+@verb
 def send_state(*, transfer: TransferId, name: Name, to: dict[str, Any], tls: dict[str, str]) -> dict[str, Any]:
     """Sends the checkpoint and the writable layer of a container; ``to`` is ``address`` and ``port``."""
     place = podman.place(name)
-    return _send(transfer, to, tls, lambda sender: state.pack(place, sender))
+    return send(transfer, to, tls, lambda sender: state.pack(place, sender))
 
 
 @verb
@@ -208,33 +235,46 @@ def send_image(*, transfer: TransferId, image: Image, to: dict[str, Any], tls: d
             while data := pipe.read(BUFFER):
                 sender.write(data)
 
-    return _send(transfer, to, tls, fill)
+    return send(transfer, to, tls, fill)
 
 
-def _send(transfer: str, to: dict[str, Any], tls: dict[str, str], fill: Callable[[Sender], None]) -> dict[str, Any]:
+def send(transfer: str, to: dict[str, Any], tls: dict[str, str], fill: Callable[[Sender], None]) -> dict[str, Any]:
+    """Sends what ``fill`` writes, if that has not been done already: ``bytes``, ``sha256``."""
     if transfer in _sent:
         return _sent[transfer]
+    with _lock:
+        early = _early.pop(transfer, None)
+    with early or _connect(to, tls) as connection:
+        try:
+            sender = Sender(connection)
+            fill(sender)
+            _sent[transfer] = {"sha256": sender.finish(), "bytes": sender.bytes}
+        except OSError as error:
+            raise Failure("transfer_failed", f"sending failed: {error}") from error
+    return _sent[transfer]
+
+
+def _connect(to: dict[str, Any], tls: dict[str, str]) -> ssl.SSLSocket:
     where, port = to.get("address"), to.get("port")
     if not isinstance(where, str) or not isinstance(port, int):
         raise Failure("bad_args", "to: address and port are wanted")
     check_address("to.address", where)
     context = tls_context(ssl.PROTOCOL_TLS_CLIENT, tls)
     try:
-        with socket.create_connection((where, port), remaining(IDLE_TIMEOUT)) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with context.wrap_socket(connection) as secured:
-                sender = Sender(secured)
-                fill(sender)
-                _sent[transfer] = {"sha256": sender.finish(), "bytes": sender.bytes}
+        connection = socket.create_connection((where, port), remaining(IDLE_TIMEOUT))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return context.wrap_socket(connection)
     except OSError as error:
-        raise Failure("transfer_failed", f"sending to {where} port {port} failed: {error}") from error
-    return _sent[transfer]
+        raise Failure("transfer_failed", f"connecting to {where} port {port} failed: {error}") from error
 
 
 @verb
 def transfer_discard(*, transfer: TransferId) -> dict[str, Any]:
     """Nothing of the transfer is left on this node, neither what came nor the memory that it was sent."""
+    standing.abandon_transfer(transfer)
     with _lock:
-        inbox, sent = _inboxes.pop(transfer, None), _sent.pop(transfer, None)
+        inbox, sent, early = _inboxes.pop(transfer, None), _sent.pop(transfer, None), _early.pop(transfer, None)
+    if early is not None:
+        early.close()
     kept = inbox.close() if inbox else discard(podman.graph_root() / "coat" / transfer)
-    return {"removed": kept or inbox is not None or sent is not None}
+    return {"removed": kept or any(one is not None for one in (inbox, sent, early))}

@@ -35,6 +35,8 @@ class FakeNode:
     taps: set[str] = field(default_factory=set)
     transfers: dict[str, threading.Event] = field(default_factory=dict)
     discarded: set[str] = field(default_factory=set)
+    early: set[str] = field(default_factory=set)
+    standing: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -107,6 +109,7 @@ class FakeNode:
         return {"id": "1"}
 
     def container_remove(self, name: str) -> Any:
+        self.standing.pop(name, None)
         return {"removed": self.containers.pop(name, None) is not None}
 
     def endpoint_ensure(self, netns: str, **args: Any) -> Any:
@@ -144,7 +147,22 @@ class FakeNode:
             raise self.fail(f"transfer {transfer} did not arrive")
         return {"bytes": 7, "sha256": "00"}
 
+    def send_open(self, transfer: str, to: dict[str, Any], **_: Any) -> Any:
+        receiver, _name = self.world.listening[to["port"]]
+        if transfer not in receiver.transfers:
+            raise self.fail("nobody listens")
+        self.early.add(transfer)
+        return {}
+
+    def restore_open(self, name: str, netns: str, transfer: str, **_: Any) -> Any:
+        if name not in self.containers or netns not in self.endpoints or transfer not in self.transfers:
+            raise self.fail(f"nothing to restore {name} into")
+        self.standing[name] = transfer
+        return {}
+
     def transfer_discard(self, transfer: str) -> Any:
+        self.early.discard(transfer)
+        self.standing = {name: one for name, one in self.standing.items() if one != transfer}
         event = self.transfers.pop(transfer, None)
         if event is not None:
             self.discarded.add(transfer)
@@ -160,6 +178,7 @@ class FakeNode:
     def send_state(self, transfer: str, name: str, to: dict[str, Any], **_: Any) -> Any:
         if self.containers.get(name, {}).get("state") != "checkpointed":
             raise self.fail(f"{name} has no checkpoint")
+        self.early.discard(transfer)
         receiver, _name = self.world.listening[to["port"]]
         if transfer in receiver.transfers:
             receiver.transfers[transfer].set()
@@ -181,7 +200,12 @@ class FakeNode:
         here["state"] = "checkpointed"
         return {"bytes": 7, "frozen_at": 10.0, "finished_at": 10.1, "criu": {}}
 
+    def checkpoint_send(self, name: str, port: str, transfer: str, to: dict[str, Any], **_: Any) -> Any:
+        done = self.checkpoint(name, port)
+        return {"checkpoint": done, "sent": self.send_state(transfer, name, to)}
+
     def restore(self, name: str, transfer: str | None, netns: str, release: str | None = None, **_: Any) -> Any:
+        self.standing.pop(name, None)
         here = self.containers.get(name)
         if here is None or netns not in self.endpoints:
             raise self.fail(f"nothing to restore {name} into")
@@ -229,6 +253,8 @@ class World:
         """What is anywhere but where the one container lives, and should not be."""
         left = [f"{node.name}: tap {tap}" for node in self.nodes.values() for tap in node.taps]
         left += [f"{node.name}: transfer {key}" for node in self.nodes.values() for key in node.transfers]
+        left += [f"{node.name}: connection {key}" for node in self.nodes.values() for key in node.early]
+        left += [f"{node.name}: restore of {name}" for node in self.nodes.values() for name in node.standing]
         for node in self.nodes.values():
             if node.name != home:
                 left += [f"{node.name}: container {name}" for name in node.containers]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from coat_ryu.node import criu, state, verbs
+from coat_ryu.node import criu, overlayfs, state, verbs
 from coat_ryu.node.failure import STDERR_LIMIT, Failure
 from coat_ryu.node.fence import fence
 from coat_ryu.node.hook import Answers, serve
@@ -324,7 +324,9 @@ def test_a_state_goes_through_a_stream_and_into_place(tmp_path: Path) -> None:
     source, destination = place(tmp_path / "a"), place(tmp_path / "b")
     (source.bundle / "checkpoint").mkdir()
     (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"i" * 3_000_000)
-    (source.bundle / "network.status").write_text("null")
+    for one in (source, destination):
+        (one.bundle / "shm").mkdir()
+    (source.bundle / "shm" / "shared").write_text("between processes")
     (source.bundle / "config.json").write_text("source")
     (destination.bundle / "config.json").write_text("destination")
     assert source.upper is not None and destination.upper is not None
@@ -337,17 +339,80 @@ def test_a_state_goes_through_a_stream_and_into_place(tmp_path: Path) -> None:
     state.unpack(stream, tmp_path / "received" / "one")
     state.install(tmp_path / "received" / "one", destination)
     assert (destination.bundle / "checkpoint" / "inventory.img").read_bytes() == b"i" * 3_000_000
-    assert (destination.bundle / "network.status").read_text() == "null"
+    assert (destination.bundle / "shm" / "shared").read_text() == "between processes"
     assert (destination.bundle / "config.json").read_text() == "destination"
     assert [path.name for path in sorted(destination.upper.rglob("*"))] == ["sub", "file"]
     assert (destination.upper / "sub").stat().st_mode & 0o777 == 0o711
     state.remove_checkpoint(destination)
-    assert [path.name for path in destination.bundle.iterdir()] == ["config.json"]
+    assert {path.name for path in destination.bundle.iterdir()} == {"config.json", "shm"}
+
+
+def test_a_checkpoint_is_packed_while_it_is_written(tmp_path: Path) -> None:
+    """The image with memory grows between the looks, and the last of the images come at the very end."""
+    source = place(tmp_path / "a")
+    (source.bundle / "shm").mkdir()
+    (source.bundle / "checkpoint").mkdir()
+    pages, looks = source.bundle / "checkpoint" / "pages-1.img", iter(range(5))
+
+    def ended() -> bool:
+        look = next(looks)
+        with pages.open("ab") as file:
+            file.write(bytes([look]) * (state.PIECE + 1000 * look))
+        if look == 4:
+            (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"last")
+        return look == 4
+
+    stream = io.BytesIO()
+    state.pack(source, stream, ended)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        assert [member.name for member in tar].count("checkpoint/pages-1.img") > 2
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    received = tmp_path / "received" / "one" / "checkpoint"
+    assert (received / "pages-1.img").read_bytes() == pages.read_bytes()
+    assert (received / "inventory.img").read_bytes() == b"last"
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5])
+def test_a_piece_that_does_not_fit_is_refused(tmp_path: Path, offset: int) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for start in (None, offset):
+            member = tarfile.TarInfo("checkpoint/pages-1.img")
+            member.size = 4
+            if start is not None:
+                member.pax_headers = {state.OFFSET: str(start)}
+            tar.addfile(member, io.BytesIO(b"four"))
+    stream.seek(0)
+    with pytest.raises(Failure, match="does not fit"):
+        state.unpack(stream, tmp_path / "in" / "one")
+
+
+def test_a_state_is_put_in_place_once(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="used before"):
+        state.install(tmp_path, place(tmp_path / "b"))
 
 
 def test_without_a_checkpoint_there_is_no_state(tmp_path: Path) -> None:
+    nowhere = place(tmp_path)
+    (nowhere.bundle / "shm").mkdir()
     with pytest.raises(Failure, match="has no checkpoint"):
-        state.pack(place(tmp_path), io.BytesIO())
+        state.pack(nowhere, io.BytesIO())
+
+
+MOUNTS = r"""
+36 35 0:33 / /var/lib/a\040b/1/merged rw,nodev,relatime shared:1 - overlay overlay rw,lowerdir=l/X:l/Y,upperdir=1/diff
+37 35 0:34 / /var/lib/a\040b/2/merged ro - overlay overlay rw,lowerdir=/l
+38 35 0:35 / /tmp rw - tmpfs tmpfs rw
+""".strip()
+
+
+def test_an_overlay_is_found_as_it_was_mounted() -> None:
+    found = overlayfs.find(Path("/var/lib/a b/1/merged"), MOUNTS)
+    assert found is not None and found.options == "rw,lowerdir=l/X:l/Y,upperdir=1/diff"
+    assert found.flags == overlayfs.FLAGS["nodev"] | overlayfs.FLAGS["relatime"]
+    assert overlayfs.find(Path("/tmp"), MOUNTS) is None
 
 
 @pytest.mark.parametrize("kind", ["path", "absolute", "symbolic link", "hard link"])

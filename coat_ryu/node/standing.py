@@ -1,0 +1,142 @@
+"""A restore that is begun before there is anything to restore.
+
+`podman container restore` needs a tenth of a second until its runtime even starts: the program itself, its storage,
+mounts, conmon. None of that needs the state. So it is started ahead, and a program that stands before the runtime, for
+this one command only (containers.conf(5), ``engine.runtimes``), asks this hook at a Unix socket whether it may go on.
+A socket that closes says no; so a hook that dies leaves nothing waiting.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import finish, remaining, write_if_other
+
+DIRECTORY = Path("/run/coat/standing")
+USHER = Path("/run/coat/usher")
+CONFIGURATION = Path("/run/coat/containers.conf")
+ARRIVAL = 60.0
+"""Seconds that Podman may need until its runtime stands, and to end when it is told to."""
+
+# Python ignores SIGPIPE, and what a process ignores its successor ignores too (execve(2)).
+_USHER = f"""#!{sys.executable} -IS
+import os, signal, socket, sys
+RUNTIME = {{runtime!r}}
+if "restore" in sys.argv:
+    with socket.socket(socket.AF_UNIX) as door:
+        door.connect("{DIRECTORY}/" + sys.argv[-1])
+        if not door.recv(1):
+            sys.exit("coat_ryu: nothing came to be restored")
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.execv(RUNTIME, [RUNTIME, *sys.argv[1:]])
+"""
+
+
+class Standing:
+    """A `podman container restore` (``argv``) of the container ``identity``, whose ``runtime`` waits."""
+
+    def __init__(self, transfer: str, argv: list[str], identity: str, runtime: str) -> None:
+        self.transfer = transfer
+        self._argv = argv
+        _install(runtime)
+        path = DIRECTORY / identity
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env={**os.environ, "CONTAINERS_CONF_OVERRIDE": str(CONFIGURATION)},
+                start_new_session=True,
+            )
+            try:
+                self._door = self._await(listener)
+            finally:
+                path.unlink()
+
+    def _await(self, listener: socket.socket) -> socket.socket:
+        """Returns when the runtime is at the door. Raises Failure when Podman has ended before, or takes too long."""
+        threading.Thread(target=self._shut_when_ended, args=(listener.dup(),), daemon=True).start()
+        listener.settimeout(remaining(ARRIVAL))
+        try:
+            return listener.accept()[0]
+        except OSError:
+            finish(self._process, self._argv, 1.0)
+            raise Failure("command_failed", "podman: the restore did not ask its runtime for anything") from None
+
+    def _shut_when_ended(self, listener: socket.socket) -> None:
+        with listener:
+            self._process.wait()
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def go_on(self) -> None:
+        """Lets it through; returns when it has ended. Raises Failure as any command does."""
+        with self._door, contextlib.suppress(OSError):  # if it has ended, it says itself why
+            self._door.sendall(b".")
+        finish(self._process, self._argv, remaining())
+
+    def abandon(self) -> None:
+        """It ends without having restored anything."""
+        self._door.close()
+        with contextlib.suppress(Failure):
+            finish(self._process, self._argv, ARRIVAL)
+
+
+_standing: dict[str, Standing] = {}
+_lock = threading.Lock()
+
+
+def begin(name: str, transfer: str, argv: list[str], identity: str, runtime: str) -> None:
+    """The container's restore stands ready for the state that ``transfer`` brings. Raises Failure."""
+    there = take(name, transfer) or Standing(transfer, argv, identity, runtime)
+    with _lock:
+        _standing[name] = there
+
+
+def take(name: str, transfer: str) -> Standing | None:
+    """The container's restore, for whoever will let it through. None if none stands, or its patience is at an end."""
+    with _lock:
+        there = _standing.pop(name, None)
+    if there is None or (there.alive and there.transfer == transfer):
+        return there
+    there.abandon()
+    return None
+
+
+def names() -> list[str]:
+    """Containers whose restore stands: whoever asks Podman for one of these waits as long as it stands."""
+    return list(_standing)
+
+
+def abandon(name: str) -> None:
+    with _lock:
+        if there := _standing.pop(name, None):
+            there.abandon()
+
+
+def abandon_transfer(transfer: str) -> None:
+    for name, there in list(_standing.items()):
+        if there.transfer == transfer:
+            abandon(name)
+
+
+def _install(runtime: str) -> None:
+    """The program before the runtime, and the configuration that names it."""
+    DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_if_other(USHER, _USHER.format(runtime=shutil.which(runtime) or runtime), 0o700)
+    write_if_other(CONFIGURATION, f'[engine.runtimes]\n{runtime} = ["{USHER}"]\n', 0o600)
