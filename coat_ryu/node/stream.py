@@ -81,14 +81,16 @@ class Receiver:
         self._hash = hashlib.sha256()
         self._left = 0
         self._ended = False
+        self._first = b""
         self.bytes = 0
 
     def begin(self) -> bool:
         """Waits for the first word. False when the sender has hung up without one: nothing was ever sent."""
         try:
-            return self._has_more()
-        except Failure:
-            return False
+            self._first = self._connection.recv(1)
+        except OSError:
+            self._first = b""
+        return bool(self._first)
 
     def read(self, size: int) -> bytes:
         """``size`` bytes, fewer only at the end. Raises Failure when it was cut off or does not match its digest."""
@@ -111,7 +113,8 @@ class Receiver:
 
     def _has_more(self) -> bool:
         if self._left == 0 and not self._ended:
-            (self._left,) = LENGTH.unpack(_exactly(self._connection, LENGTH.size))
+            length = self._first + _exactly(self._connection, LENGTH.size - len(self._first))
+            (self._left,), self._first = LENGTH.unpack(length), b""
             self._ended = self._left == 0
             if self._left > CHUNK_MAX:
                 raise Failure("transfer_failed", "the stream is garbled")

@@ -265,7 +265,7 @@ def _connect(to: dict[str, Any], tls: dict[str, str]) -> ssl.SSLSocket:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return context.wrap_socket(connection)
     except OSError as error:
-        raise Failure("transfer_failed", f"connecting to {where} port {port} failed: {error}") from error
+        raise Failure("transfer_failed", f"sending to {where} port {port} failed: {error}") from error
 
 
 @verb
