@@ -107,6 +107,18 @@ class Journal:
         )
         return Migration.model_validate_json(rows[0][0]) if rows else None
 
+    def newest(self, state: str, word: str = "") -> list[tuple[Migration, dict[str, Any]]]:
+        """Of all containers' newest migrations those that ended in that state and have a word in their record, the
+        oldest first.
+        """
+        rows = self._do(
+            "SELECT record, context FROM migrations WHERE state = ? AND instr(record, ?) AND serial IN"
+            " (SELECT max(serial) FROM migrations GROUP BY json_extract(record, '$.container')) ORDER BY serial",
+            state,
+            word,
+        )
+        return [(Migration.model_validate_json(record), json.loads(context)) for record, context in rows]
+
     def unfinished(self) -> list[tuple[Migration, dict[str, Any]]]:
         """Migrations that a controller left running, the oldest first."""
         rows = self._do("SELECT record, context FROM migrations WHERE state = 'running' ORDER BY serial")

@@ -266,8 +266,11 @@ def _tell_peers(move: Move, tally: Tally, settled: Waiter) -> None:
 
 def _turn(move: Move, tally: Tally, binding: Binding) -> None:
     """A cut-over that must come to its end: when a switch is away it is left to the fabric, which brings every switch
-    up to date when it returns.
+    up to date when it returns. That of a dead host is not waited for.
     """
+    if move.destination_gone:
+        move.fabric.bind(binding)
+        return None
     give_up = time.monotonic() + SWITCH_PATIENCE
     while True:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from coat_ryu.errors import NodeError, NotFound
+from coat_ryu.errors import NodeError, NodeUnreachable, NotFound
 from coat_ryu.model import Binding
 
 PATIENCE = 5.0
@@ -78,6 +78,9 @@ class FakeNode:
 
     def clock(self) -> float:
         return 0.0
+
+    def reach(self, address: str, port: int, timeout: float) -> Any:
+        return {"reached": self.world.reached}
 
     def container_list(self) -> Any:
         return list(self.containers.values())
@@ -196,7 +199,10 @@ class FakeNode:
 
 
 class World:
-    """All nodes. ``before`` and ``after`` are called around every verb, and may raise to break it."""
+    """All nodes. ``before`` and ``after`` are called around every verb, and may raise to break it.
+
+    Nodes that are ``dark`` work, and no controller hears of it; ``reached`` is what other nodes say of them.
+    """
 
     def __init__(self, *names: str) -> None:
         self.nodes = {name: FakeNode(name, self) for name in names}
@@ -205,6 +211,8 @@ class World:
         self.before: Callable[[int, str, str], None] = lambda number, node, verb: None
         self.after: Callable[[int, str, str], None] = lambda number, node, verb: None
         self.most_copies = 0
+        self.dark: set[str] = set()
+        self.reached = True
         self._lock = threading.Lock()
 
     def listen(self, node: FakeNode, transfer: str) -> int:
@@ -255,10 +263,16 @@ class FakeRemote:
     def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> FakeReply:
         if self._killed.is_set():
             raise Killed
+        self._raise_if_dark(verb)
         result = self._node.world.call(self._node, verb, dict(args or {}))
         if self._killed.is_set():
             raise Killed
+        self._raise_if_dark(verb)
         return FakeReply(result)
+
+    def _raise_if_dark(self, verb: str) -> None:
+        if self._node.name in self._node.world.dark:
+            raise NodeUnreachable(f"node {self._node.name} is dark", node=self._node.name, command=verb)
 
     def start(self) -> None: ...
 
@@ -274,6 +288,7 @@ class FakeFabric:
     def __init__(self) -> None:
         self.bindings: dict[str, Binding] = {}
         self.announced: list[Binding] = []
+        self.cut_overs = 0
 
     def bind(self, binding: Binding) -> "FakeFabric":
         self.bindings[binding.container] = binding
@@ -285,6 +300,7 @@ class FakeFabric:
         self.bindings.pop(container, None)
 
     def cut_over(self, binding: Binding, timeout: float) -> None:
+        self.cut_overs += 1
         self.bindings[binding.container] = binding
 
     def wait_port(self, node: str, port: str, timeout: float) -> None: ...
