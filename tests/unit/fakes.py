@@ -3,6 +3,7 @@
 ``World`` is the truth that tests look at: which copies run where, and what is left lying about.
 """
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -201,7 +202,9 @@ class FakeNode:
 class World:
     """All nodes. ``before`` and ``after`` are called around every verb, and may raise to break it.
 
-    Nodes that are ``dark`` work, and no controller hears of it; ``reached`` is what other nodes say of them.
+    What ``again`` says yes to is delivered twice, and only the second answer arrives; ``repeated`` has each such verb
+    with the snapshots before and after its second delivery. Nodes that are ``dark`` work, and no controller hears of
+    it; ``reached`` is what other nodes say of them.
     """
 
     def __init__(self, *names: str) -> None:
@@ -210,6 +213,8 @@ class World:
         self.calls: list[tuple[str, str]] = []
         self.before: Callable[[int, str, str], None] = lambda number, node, verb: None
         self.after: Callable[[int, str, str], None] = lambda number, node, verb: None
+        self.again: Callable[[str, str], bool] = lambda node, verb: False
+        self.repeated: list[tuple[str, Any, Any]] = []
         self.most_copies = 0
         self.dark: set[str] = set()
         self.reached = True
@@ -229,6 +234,15 @@ class World:
         self.most_copies = max(self.most_copies, len(self.running("web")))
         self.after(number, node.name, verb)
         return result
+
+    def snapshot(self) -> Any:
+        """All that is anywhere."""
+        return copy.deepcopy(
+            [
+                (node.images, node.containers, node.endpoints, node.taps, set(node.transfers), node.discarded)
+                for node in self.nodes.values()
+            ]
+        )
 
     def running(self, name: str) -> list[str]:
         return [node.name for node in self.nodes.values() if node.containers.get(name, {}).get("state") == "running"]
@@ -265,6 +279,10 @@ class FakeRemote:
             raise Killed
         self._raise_if_dark(verb)
         result = self._node.world.call(self._node, verb, dict(args or {}))
+        if self._node.world.again(self._node.name, verb):
+            before = self._node.world.snapshot()
+            result = self._node.world.call(self._node, verb, dict(args or {}))
+            self._node.world.repeated.append((verb, before, self._node.world.snapshot()))
         if self._killed.is_set():
             raise Killed
         self._raise_if_dark(verb)

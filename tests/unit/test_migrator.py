@@ -1,5 +1,6 @@
 """The saga against nodes in memory: whatever breaks, and whenever, one copy runs in the end and nothing is left."""
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -157,6 +158,7 @@ def test_the_image_is_brought_before_the_freeze(controller: Controller) -> None:
     record = controller.run(mode="sequential")
     verbs = [verb for _, verb in controller.world.calls]
     assert record.state == "succeeded"
+    assert controller.world.residue("b") == []
     assert verbs.index("send_image") < verbs.index("checkpoint")
 
 
@@ -395,3 +397,47 @@ def test_what_a_lost_hook_still_does_is_outlasted_by_the_next_controller_too(tmp
     second.containers.sweeper.sweep(second.nodes.sites["b"], "known")
     assert world.calls[before : before + 2] == [("b", "clock"), ("b", "residue_list")]
     assert world.nodes["b"].epochs["web"] > int(unix_time(record.started_at) * 1000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(mode=st.sampled_from(MODES), mac=st.sampled_from(["keep", "renew"]), chosen=st.sets(st.integers(0, 40)))
+def test_the_same_command_delivered_twice_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, mode: str, mac: str, chosen: set[int]
+) -> None:
+    """Any of a migration's requests, of which the first answer was lost; and the migration ends as ever."""
+    controller = Controller(world_with_web(), tmp_path_factory.mktemp("run") / "journal.db")
+    controller.containers.create(SPEC)
+    world, numbers = controller.world, itertools.count()
+    world.nodes["b"].images.clear()
+    world.again = lambda node, verb: next(numbers) in chosen
+    record = controller.run(mode=mode, mac=mac)
+    world.again = lambda node, verb: False
+    assert (record.state, record.error) == ("succeeded", None)
+    assert world.running("web") == ["b"] and world.most_copies == 1 and world.residue("b") == []
+    # side by side, other requests change the world between two looks at it
+    if mode == "sequential":
+        assert [verb for verb, before, after in world.repeated if before != after] == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(mode=st.sampled_from(MODES), position=st.integers(0, 20), chosen=st.sets(st.integers(0, 60)))
+def test_the_way_back_delivered_twice_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, chosen: set[int]
+) -> None:
+    controller = Controller(world_with_web(), tmp_path_factory.mktemp("run") / "journal.db")
+    controller.containers.create(SPEC)
+    world, numbers = controller.world, itertools.count()
+    target = len(world.calls) + 1 + position
+
+    def fault(number: int, node: str, verb: str) -> None:
+        if number >= target and verb in ("checkpoint", "restore", "hold_open", "receive_open", "endpoint_ensure"):
+            world.before = lambda number, node, verb: None
+            world.again = lambda node, verb: next(numbers) in chosen
+            raise NodeError(f"{verb} broke", node=node)
+
+    world.before = fault
+    record = controller.run(mode=mode)
+    home = "b" if record.state == "succeeded" else "a"
+    assert record.state in ("succeeded", "rolled_back"), record.error
+    assert world.running("web") == [home] and world.most_copies == 1 and world.residue(home) == []
+    assert controller.fabric.bindings["web"].hold is None
