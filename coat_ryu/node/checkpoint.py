@@ -1,6 +1,7 @@
 """Checkpoint and restore with Podman and CRIU in place: no archive, and a source that stays restorable."""
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, freezer, gate, hold, state
+from coat_ryu.node import criu, freezer, gate, hold, remains, state
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.podman import Place, place, podman, require
+from coat_ryu.node.podman import Place, place, podman, require, runtime
 from coat_ryu.node.podman import state as state_of
 from coat_ryu.node.transfer import TransferId, received
 from coat_ryu.node.verbs import Ifname, Name, Netns, verb
@@ -92,8 +93,10 @@ def _restore(name: str, where: Place, seen: list[float]) -> float:
     try:
         podman("container", "restore", "--keep", *OPTIONS, name)
     except Failure as failure:
-        raw = require(name)
+        raw = contextvars.Context().run(require, name)  # in its own time: that of the request may be used up
         if state_of(raw) != "running" or not raw["State"].get("Restored"):
+            if failure.cause == "timeout":
+                remains.end(where.id, runtime())
             criu.explain(failure, where.bundle / "restore.log")
             raise
         return datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp()
