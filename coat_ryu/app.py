@@ -30,7 +30,7 @@ from coat_ryu.journal import Journal
 from coat_ryu.metrics import Metrics
 from coat_ryu.migrator import Limits, Migrator
 from coat_ryu.model import Node, Topology
-from coat_ryu.nodes import Nodes
+from coat_ryu.nodes import Nodes, Site
 from coat_ryu.remote import Login, Remote
 
 LOG = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ class Coat(FabricApp):
         topology = _topology()
         journal = Journal(Path(CONF.coat.journal).expanduser())
         self.fabric = Fabric(topology)
-        self.nodes = Nodes(topology, _remote, _openflow, lambda site: containers.on_ready(site))
-        containers = Containers(topology, self.nodes, self.fabric, journal)
+        self.nodes = Nodes(topology, _remote, _openflow, self._on_ready)
+        self.containers = containers = Containers(topology, self.nodes, self.fabric, journal)
         limits = Limits(
             CONF.coat.hold_packets,
             CONF.coat.hold_bytes,
@@ -113,6 +113,10 @@ class Coat(FabricApp):
         self.nodes.start()
         hub.spawn(self._watch_lag)
         return super().start()
+
+    def _on_ready(self, site: Site) -> None:
+        self.migrator.on_ready(site)  # first: what it takes up is nobody else's to tidy
+        self.containers.on_ready(site)
 
     def _watch_lag(self) -> None:
         """Whoever holds up the event loop holds up every migration: measured all the time."""

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from coat_ryu.config import complete
@@ -169,13 +169,16 @@ class Containers:
 
     def _attend(self, name: str, work: Any, *args: Any) -> None:
         def run() -> None:
-            try:
-                with self.claim(name, "being_created"):
+            with suppress(Conflict):  # then whoever works on it looks after it
+                self.take(name, "being_created")
+                try:
                     work(*args)
-                self.problems.pop(name, None)
-            except CoatError as error:
-                self.problems[name] = str(error)
-                LOG.warning("container %s: %s", name, error)
+                    self.problems.pop(name, None)
+                except CoatError as error:
+                    self.problems[name] = str(error)
+                    LOG.warning("container %s: %s", name, error)
+                finally:
+                    self.give_back(name)
             self._attended.add(name)
 
         threading.Thread(target=run, daemon=True).start()
@@ -185,6 +188,8 @@ class Containers:
         alone.
         """
         declared = {spec.name for spec in self._topology.containers}
+        if self._residents.get(resident.spec.name) != resident:
+            return  # it has been moved since the node came into shape
         if (
             site.call("container_inspect", {"name": resident.spec.name}).result is None
             and resident.spec.name in declared

@@ -19,7 +19,7 @@ from coat_ryu.fabric import Fabric
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.model import ContainerSpec, Topology
 from coat_ryu.moves import BULK, Ahead, Move, Tally, fresh_mac
-from coat_ryu.nodes import Nodes
+from coat_ryu.nodes import Nodes, Site
 from coat_ryu.saga import Batch, Failure, Migration, StepRecord, timestamp, unix_time
 
 LOG = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Migrator:
             inner_mtu=self._topology.inner_mtu,
             hold_packets=self._limits.hold_packets if self._limits.hold else 0,
             hold_bytes=self._limits.hold_bytes,
-            epoch=int(self._clock() * 1000),  # a later controller's is higher, also when the journal was lost
+            epoch=self._epoch(),
             bulk=self._limits.step_timeout,
         )
 
@@ -184,14 +184,39 @@ class Migrator:
     # ---- what a controller before this one left
 
     def recover(self) -> None:
-        """Takes up every migration that the journal says is unfinished. Called before the switches are touched."""
-        for record, context in self._journal.unfinished():
-            spec = ContainerSpec.model_validate_json(context["spec"])
-            move = self._move(record, spec, context["new_mac"])
-            self._containers.take(record.container, "migrating")
-            self._fabric.bind(move.binding_now())
-            LOG.warning("migration %s of %s was left unfinished and is taken up", record.id, record.container)
-            self._start(move, self._resume)
+        """Takes up every migration that the journal says is unfinished, and those that failed: their container's state
+        is not known. Called before the switches are touched.
+        """
+        failed = recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites)
+        for record, context in [*self._journal.unfinished(), *failed]:
+            self._take_up(record, context)
+        for node, container in recovery.owed(self._journal):
+            if node in self._nodes.sites:
+                fence = {"container": container, "epoch": self._epoch()}
+                self._containers.sweeper.owe(self._nodes.sites[node], fence)
+
+    def on_ready(self, site: Site) -> None:
+        """A node is back: what failed because it was away is taken up again when both are there."""
+        try:
+            for record, context in recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites):
+                ends = [self._nodes.sites[name] for name in (record.source, record.destination)]
+                if site in ends and all(end.ready for end in ends):
+                    self._take_up(record, context)
+        except CoatError as error:  # the journal; or somebody works on the container, and the next return will do
+            LOG.warning("node %s is back, and a failed migration stays so: %s", site.node.name, error)
+
+    def _take_up(self, record: Migration, context: recovery.Context) -> None:
+        """Raises Conflict."""
+        move = self._move(record, ContainerSpec.model_validate_json(context["spec"]), context["new_mac"])
+        self._containers.take(record.container, "migrating")
+        record.state, record.error, record.finished_at, record.duration_s = "running", None, None, None
+        self._fabric.bind(move.binding_now())
+        LOG.warning("migration %s of %s was left unfinished and is taken up", record.id, record.container)
+        self._start(move, self._resume)
+
+    def _epoch(self) -> int:
+        """A later controller's is higher, also when the journal was lost."""
+        return int(self._clock() * 1000)
 
     def _resume(self, move: Move) -> None:
         """Finishes what is past the pivot; what to do with all else is ``_fail``'s affair."""
@@ -366,14 +391,14 @@ class Migrator:
             LOG.error("migration %s cannot be brought to its end: %s", record.id, second)
             error = CoatError(f"{error}; then: {second}", cause=error.cause)
         record.state = "failed"
-        record.error = Failure(cause=error.cause, message=f"{error}; {_advice(record)}")
+        record.error = Failure(cause=error.cause, message=f"{error}; {recovery.advice(record)}")
 
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""
         if not saga.may_run_at_destination(move.record.mode, move.record.begun()):
             move.epoch += 1  # what is under way on the nodes ends before they are told to undo it
             return False
-        return recovery.runs_at_destination(move, self._nodes.sites.values(), self._persist)
+        return recovery.runs_at_destination(move, [*self._nodes.sites.values()], self._persist, self._clock)
 
     def _back(self, move: Move) -> None:
         move.going_back = True
@@ -388,12 +413,3 @@ class Migrator:
         self._persist(lambda: steps.UNDO[name](move, tally), step=step)
         step.duration_s, step.remote_overhead_s = self._clock() - began, tally.overhead
         self._save(move)
-
-
-def _advice(record: Migration) -> str:
-    """What state everything is in, and what to do."""
-    name, source, destination = record.container, record.source, record.destination
-    if record.past_pivot:
-        return f"{name} runs on {destination}, but tidying up did not finish: run 'coat cleanup'"
-    where = f"{name} may run on {destination} or on {source}, which keeps its checkpoint"
-    return f"{where}: see 'podman ps --all' on both; start the controller anew when one copy is left"

@@ -115,7 +115,7 @@ class Move:
     @property
     def left_behind(self) -> bool:
         """Whether a node was away when something had to be tidied there."""
-        return any("left_behind" in step.detail for step in self.record.steps)
+        return self.record.left_behind
 
     def binding_now(self) -> Binding:
         """The binding that fits how far the record says the move has come; a controller that starts anew begins with

@@ -6,45 +6,117 @@ refused from then on, and what is under way has ended) and the destination is as
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any
 
 from coat_ryu.errors import CoatError, NodeTimeout, NodeUnreachable
+from coat_ryu.journal import Journal
 from coat_ryu.moves import Move, Tally
 from coat_ryu.nodes import Site
+from coat_ryu.saga import Migration
 
 LOG = logging.getLogger(__name__)
 
 REACH_TIMEOUT = 3.0
 """Seconds that a witness tries to reach a node."""
+DEAD_AFTER = 10.0
+"""Seconds between the first and the last look of the witnesses that make a lost node a dead one. It has been silent
+for ``ssh.SILENCE`` before the first."""
 
 
-def runs_at_destination(move: Move, witnesses: Iterable[Site], patiently: Callable[[Callable[[], None]], None]) -> bool:
+Context = dict[str, Any]
+"""What the journal keeps beside a record."""
+
+
+def undecided(journal: Journal, homes: Container[str], sites: Mapping[str, Site]) -> list[tuple[Migration, Context]]:
+    """Failed migrations between nodes that are still ours, of containers that nobody has removed or moved since."""
+    return [
+        (record, context)
+        for record, context in journal.newest("failed")
+        if record.source in sites and record.destination in sites and record.container in homes
+    ]
+
+
+def owed(journal: Journal) -> Iterator[tuple[str, str]]:
+    """Nodes on which an earlier controller's requests may still be under way, each with the container concerned."""
+    for state in ("succeeded", "rolled_back"):
+        for record, _ in journal.newest(state, "left_behind"):
+            yield from ((node, record.container) for node in (record.source, record.destination))
+
+
+def advice(record: Migration) -> str:
+    """What state everything is in when a migration has failed, and what becomes of it."""
+    name, source, destination = record.container, record.source, record.destination
+    if record.past_pivot:
+        return f"{name} runs on {destination}, but tidying up did not finish; it goes on when both are connected again"
+    where = f"{name} may run on {destination} or on {source}, which keeps its checkpoint"
+    return f"{where}: it is decided when both are connected again"
+
+
+class Silence:
+    """How long a node has been out of reach of everybody: for the controller and for all ``witnesses`` at once."""
+
+    def __init__(self, lost: Site, witnesses: Sequence[Site], clock: Callable[[], float]) -> None:
+        self._lost, self._witnesses, self._clock = lost, witnesses, clock
+        self._since: float | None = None
+
+    def look(self) -> float:
+        """Seconds since the first of the looks without a break in which nobody reached it; -1 if somebody did."""
+        at = self._clock()
+        if not _is_gone(self._lost, self._witnesses):
+            self._since = None
+            return -1.0
+        self._since = at if self._since is None else self._since
+        return at - self._since
+
+    def broken(self) -> None:
+        """It was heard."""
+        self._since = None
+
+
+def runs_at_destination(
+    move: Move,
+    witnesses: Sequence[Site],
+    patiently: Callable[[Callable[[], None]], None],
+    clock: Callable[[], float],
+) -> bool:
     """Whether the container has come to life at its destination. From here on the move has a later epoch.
 
-    ``patiently`` repeats an action until it succeeds or patience is at an end. When the destination does not answer
-    even then, the ``witnesses`` are asked: a host that none of them can reach is taken for dead, its copy with it, and
-    ``move.destination_gone`` is set. Raises NodeUnreachable or NodeTimeout when it may be alive: to go back could make
-    a second copy.
+    ``patiently`` repeats an action until it succeeds or patience is at an end. Whenever the destination cannot be asked
+    the ``witnesses`` are: a host that none of them has reached for DEAD_AFTER, or at the end of all patience, is taken
+    for dead, its copy with it, and ``move.destination_gone`` is set. Raises NodeUnreachable or NodeTimeout when it may
+    be alive: to go back could make a second copy.
     """
     seen: list[bool] = []
+    silence = Silence(move.destination, witnesses, clock)
 
     def ask() -> None:
-        there = move.call(Tally(0.0, {}), move.destination, "container_inspect", {"name": move.name}).result
+        try:
+            there = move.call(Tally(0.0, {}), move.destination, "container_inspect", {"name": move.name}).result
+        except NodeUnreachable:
+            if silence.look() < DEAD_AFTER:
+                raise
+            move.destination_gone = True
+            return
+        except CoatError:
+            silence.broken()
+            raise
         seen.append(there is not None and there["state"] == "running")
 
     move.epoch += 1
     try:
         patiently(ask)
     except (NodeUnreachable, NodeTimeout):
-        if not _is_gone(move.destination, witnesses):
+        if silence.look() < 0:
             raise
-        LOG.warning("node %s is taken for dead", move.record.destination)
         move.destination_gone = True
+    if move.destination_gone:
+        LOG.warning("node %s is taken for dead", move.record.destination)
         return False
     return seen[-1]
 
 
-def _is_gone(lost: Site, witnesses: Iterable[Site]) -> bool:
+def _is_gone(lost: Site, witnesses: Sequence[Site]) -> bool:
     """Whether no witness reaches the node. Without a witness that could be asked, nothing is known."""
     heard = False
     args = {"address": str(lost.node.address), "port": lost.node.ssh.port, "timeout": REACH_TIMEOUT}

@@ -26,8 +26,9 @@ LOG = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 15.0
 """Seconds for each of: the channel, the hook's first answer, its end."""
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0
-PULSE_INTERVAL, PULSE_TIMEOUT = 10.0, 15.0
-"""Seconds between signs of life, and how long one may take before the connection is given up."""
+PULSE_INTERVAL, PULSE_TIMEOUT = 3.0, 15.0
+"""Seconds between signs of life, and how long one may take before the connection is given up. A host that is gone is
+noticed sooner (``ssh.SILENCE``): its kernel does not acknowledge them, whereas a busy hook's does."""
 GRACE = 2.0
 """Seconds that the node's own word about a time-out is waited for."""
 STDERR_KEPT = 4000

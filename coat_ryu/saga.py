@@ -134,6 +134,11 @@ class Migration(BaseModel):
     def past_pivot(self) -> bool:
         return PIVOT in self.done()
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether a node was away when something had to be tidied there."""
+        return any("left_behind" in step.detail for step in self.steps)
+
     def node_of(self, step: str) -> str:
         sites = {"source": self.source, "destination": self.destination, "controller": "controller"}
         return sites[STEPS[step].site]

@@ -10,6 +10,8 @@ from coat_ryu.model import Node
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for each of: TCP, key exchange, authentication."""
+SILENCE = 10.0
+"""Seconds for which a host may leave unacknowledged what it was sent before the connection is given up."""
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -37,6 +39,8 @@ def open_transport(login: Login) -> paramiko.Transport:
     connection = socket.create_connection((login.host, login.port), CONNECT_TIMEOUT)
     # Without it each request waits for the acknowledgement of the one before (RFC 896).
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # The kernel's own patience is a quarter of an hour (tcp(7), tcp_retries2).
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE * 1000))
     transport = paramiko.Transport(connection)
     try:
         transport.banner_timeout = transport.auth_timeout = CONNECT_TIMEOUT

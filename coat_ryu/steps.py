@@ -64,8 +64,11 @@ def image(move: Move, tally: Tally) -> None:
     sender, receiver = one_time_pair(transfer)
     to = _receive(move, tally, transfer, receiver, "image")
     args = {"transfer": transfer, **wanted, "to": to, "tls": sender.as_args()}
-    sent = move.call(tally, move.source, "send_image", args, move.bulk).result
-    move.call(tally, move.destination, "receive_wait", {"transfer": transfer, "timeout": move.bulk}, move.bulk)
+    try:
+        sent = move.call(tally, move.source, "send_image", args, move.bulk).result
+        move.call(tally, move.destination, "receive_wait", {"transfer": transfer, "timeout": move.bulk}, move.bulk)
+    finally:  # its end of the connection listens until it is told
+        move.tidy(tally, move.destination, "transfer_discard", {"transfer": transfer})
     tally.detail.update(brought=True, bytes=sent["bytes"])
 
 
@@ -271,8 +274,11 @@ def _tell_peers(move: Move, tally: Tally, settled: Waiter) -> None:
 
 def _turn(move: Move, tally: Tally, binding: Binding) -> None:
     """A cut-over that must come to its end: when a switch is away it is left to the fabric, which brings every switch
-    up to date when it returns.
+    up to date when it returns. That of a dead host is not waited for.
     """
+    if move.destination_gone:
+        move.fabric.bind(binding)
+        return None
     give_up = time.monotonic() + SWITCH_PATIENCE
     while True:
         try:

@@ -129,13 +129,17 @@ class Sweeper:
                     raise
             self._unfenced[site.node.name].pop(container, None)
 
+    def owe(self, site: Site, fence: dict[str, Any]) -> None:
+        """Before the next look, what this fence's migration may still do on the node is outlasted."""
+        self._unfenced.setdefault(site.node.name, {})[fence["container"]] = fence
+
     def later(self, site: Site, fence: dict[str, Any] | None = None) -> None:
         """Sweeps in the background; what cannot be done now is tried when the node comes back.
 
         ``fence`` (``Move.fence``) is of a migration whose requests may still be under way on the node.
         """
         if fence is not None:
-            self._unfenced.setdefault(site.node.name, {})[fence["container"]] = fence
+            self.owe(site, fence)
 
         def run() -> None:
             try:

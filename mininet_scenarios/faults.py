@@ -6,13 +6,13 @@ Exit status 0 only if every case was survived.
 """
 
 import argparse
-import fnmatch
 import json
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from rich.console import Console
 from mininet_scenarios import report
 from mininet_scenarios.experiment import Controller, Refused
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.sabotage import Reaction, Saboteur
+from mininet_scenarios.matrix import DESTINATION, LOSSES, MOMENTS, SOURCE, SPECIALS, WIRE, Case, cases
+from mininet_scenarios.obstacles import GUEST, GUEST_CLIENT, GUEST_COMMAND, OBSTACLES, Look, Scene, guest
+from mininet_scenarios.sabotage import LATE, Saboteur
 from mininet_scenarios.upkeep import Pulse, goes_on, keep_evidence, residue
+from mininet_scenarios.wiretap import tamper
 
 RESULTS = Path("results/faults")
 EDGES, DEVICE = ("edge1", "edge2"), "device"
-MODES = ("prepared", "parallel", "sequential")
 OPTIONS = {"step_timeout": "10"}
 """Commands that hang are given up soon, so that the matrix takes minutes and not days."""
 END_TIMEOUT, SETTLE_TIMEOUT, ALIVE_TIMEOUT = 180.0, 30.0, 90.0
@@ -47,71 +49,6 @@ CLIENTS = {
     "sockperf-server": ("sockperf-client", "sockperf ping-pong --tcp --ip 192.168.50.11 --mps 100 --time 7200"),
 }
 
-# step: the end at which its work is done, and the command line that does it; in which modes it is a step of its own
-SOURCE, DESTINATION = "source", "destination"
-TRAPS: dict[str, tuple[str, str]] = {
-    "preflight": (DESTINATION, "podman inspect --type=container *"),
-    "image": (DESTINATION, "podman inspect --type=image *"),
-    "hold": (DESTINATION, "ovs-vsctl * add-port coat h-*"),
-    "create_namespace": (DESTINATION, "ovs-vsctl * add-port coat c-*"),
-    "prepare": (DESTINATION, "podman * create *"),
-    "checkpoint": (SOURCE, "podman container checkpoint *"),
-    "criu_dump": (SOURCE, "criu swrk *"),
-    "clear_namespace": (SOURCE, "ovs-vsctl * del-port coat c-*"),
-    "restore": (DESTINATION, "podman container restore *"),
-    "criu_restore": (DESTINATION, "criu swrk *"),
-    "finish": (SOURCE, "podman rm *"),
-}
-KINDS: dict[str, Reaction] = {
-    "fails": "fail",
-    "hangs": "hang",
-    "controller_killed_before": "before",
-    "controller_killed_during": "during",
-    "controller_killed_after": "after",
-    "ssh_lost": "before",
-    "hook_killed": "before",
-}
-# kind: the step whose beginning is its moment, and where it strikes
-SPECIALS: dict[str, tuple[str, str]] = {
-    "disk_full_source": ("checkpoint", SOURCE),
-    "disk_full_destination": ("checkpoint", DESTINATION),
-    "ovs_restarted_source": ("checkpoint", SOURCE),
-    "ovs_restarted_destination": ("checkpoint", DESTINATION),
-    "openflow_lost_source": ("checkpoint", SOURCE),
-    "openflow_lost_destination": ("checkpoint", DESTINATION),
-    "network_cut": ("checkpoint", SOURCE),
-}
-MOMENTS = {f"{at:.1f}s": at for at in (0.1, 0.4, 0.7, 1.0, 1.3)}
-"""Seconds after the request at which the controller is killed wherever it may be then."""
-LOSSES = {"destination_gone": ("restore", DESTINATION), "source_gone": ("restore", SOURCE)}
-"""Each costs its lab a host for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    step: str
-    mode: str
-    kind: str
-
-    def __str__(self) -> str:
-        return f"{self.step}/{self.mode}/{self.kind}"
-
-
-def cases(pattern: str = "*") -> Iterator[Case]:
-    """The matrix; those whose ``step/mode/kind`` fits the shell pattern."""
-    for mode in MODES:
-        for step in TRAPS:
-            if step == "prepare" and mode != "prepared":
-                continue  # there it belongs to the restore
-            kinds = ("fails",) if step.startswith("criu_") else tuple(KINDS)
-            yield from (case for kind in kinds if fnmatch.fnmatch(str(case := Case(step, mode, kind)), pattern))
-        for moment in MOMENTS:
-            if fnmatch.fnmatch(str(case := Case(moment, mode, "controller_killed")), pattern):
-                yield case
-        for kind, (step, _) in (SPECIALS | LOSSES).items():
-            if fnmatch.fnmatch(str(case := Case(step, mode, kind)), pattern):
-                yield case
-
 
 @dataclass
 class Verdict:
@@ -129,7 +66,7 @@ class Verdict:
     @property
     def survived(self) -> bool:
         whole = self.copies == 1 and self.most_copies <= 1 and self.alive and not self.left
-        return self.sprung and self.state in ("succeeded", "rolled_back") and whole
+        return self.sprung and self.state in ("succeeded", "rolled_back", "refused") and whole
 
     def as_json(self) -> dict[str, Any]:
         values = {"survived": self.survived, "sprung": self.sprung, "state": self.state, "copies": self.copies}
@@ -163,38 +100,69 @@ class Bench:
             client.wait()
 
     def run(self, case: Case) -> Verdict:
-        """One case on whichever container's turn it is."""
-        container = list(SERVERS)[self._turn % len(SERVERS)]
-        self._turn += 1
+        """One case, on whichever container's turn it is, or on a guest."""
         self._await_nodes()
+        with ExitStack() as stack:
+            if case.brings_image:
+                stack.enter_context(guest(self.lab, self.controller, EDGES[self._turn % 2]))
+                return self._judge(case, GUEST, GUEST_COMMAND, GUEST_CLIENT)
+            container = list(SERVERS)[self._turn % len(SERVERS)]
+            return self._judge(case, container, SERVERS[container], CLIENTS[container][0])
+
+    def _judge(self, case: Case, container: str, command: list[str], client: str) -> Verdict:
+        self._turn += 1
         source = self.controller.where(container)
-        destination = EDGES[source == EDGES[0]]
-        ends = {SOURCE: source, DESTINATION: destination}
-        end, pattern = TRAPS.get(case.step, (SOURCE, ""))
-        client = CLIENTS[container][0]
+        ends = {SOURCE: source, DESTINATION: EDGES[source == EDGES[0]]}
         before = Pulse.of(self.lab, DEVICE, client)
-        reaction = KINDS.get(case.kind, "before")
-        if pattern:
-            self.saboteur.lay(ends[end], pattern, reaction)
         began = time.monotonic()
-        with _Sampler(lambda: len(self.saboteur.running(SERVERS[container]))) as sampler:
-            body = {"container": container, "to": destination, "mode": case.mode}
-            identifier = self.controller.post("/migrate", body)["id"]
-            if reaction in ("before", "during", "after"):
-                sprung = self._strike(case, ends, ends[end], identifier)
-            record = self._wait(identifier)
-            if reaction in ("fail", "hang"):
-                sprung = self.saboteur.sprung(ends[end])
+        with self._obstacle(case, container, ends) as look, _Sampler(lambda: len(self._copies(command))) as sampler:
+            record, sprung = self._suffer(case, container, ends)
+            met, trouble = look(record)
         seconds = time.monotonic() - began
         for host in self._hosts():
             self.saboteur.clear(host)
-        copies = len(self.saboteur.running(SERVERS[container]))
+        copies = len(self._copies(command))
         alive = goes_on(self.lab, DEVICE, client, before, ALIVE_TIMEOUT)
         steps = [step["name"] for step in record["steps"]]
-        left = self._residue()
+        left = trouble + self._residue()
         return Verdict(
-            case, sprung, record["state"], sampler.most, copies, alive, left, seconds, record["error"], steps
+            case, sprung and met, record["state"], sampler.most, copies, alive, left, seconds, record["error"], steps
         )
+
+    def _copies(self, command: list[str]) -> list[str]:
+        return self.saboteur.running(command)
+
+    def _obstacle(self, case: Case, container: str, ends: dict[str, str]) -> AbstractContextManager[Look]:
+        if case.kind not in OBSTACLES:
+            return nullcontext(lambda record: (True, []))
+        ip = self.controller.get(f"/v1.0/containers/{container}")["ip"]
+        return OBSTACLES[case.kind](Scene(self.lab, container, ends[SOURCE], ends[DESTINATION], ip))
+
+    def _suffer(self, case: Case, container: str, ends: dict[str, str]) -> tuple[dict[str, Any], bool]:
+        """The migration with its fault: the record at its end, and whether the fault came to pass."""
+        end, pattern, reaction = case.trap or (SOURCE, "", "before")
+        if pattern:
+            self.saboteur.lay(ends[end], pattern, reaction)
+        body = {"container": container, "to": ends[DESTINATION], "mode": case.mode}
+        try:
+            identifier = self.controller.post("/migrate", body)["id"]
+        except Refused as refusal:
+            return {"state": "refused", "error": refusal.answer, "steps": []}, case.kind in OBSTACLES
+        sprung = True
+        if case.kind in WIRE:
+            sprung = self._tamper(case, ends, identifier)
+        elif case.kind not in OBSTACLES and reaction in ("before", "during", "after"):
+            sprung = self._strike(case, ends, ends[end], identifier)
+        record = self._wait(identifier)
+        if reaction in ("fail", "hang", "late", "stall"):
+            sprung = self.saboteur.sprung(ends[end])
+        if reaction in ("late", "stall"):
+            time.sleep(LATE)
+        return record, sprung
+
+    def _tamper(self, case: Case, ends: dict[str, str], identifier: str) -> bool:
+        hook, peer = self.saboteur.hook(ends[SOURCE]), self.lab.state.hosts[ends[DESTINATION]].address
+        return tamper(self.lab, ends[SOURCE], hook, peer, case.kind, lambda: self._over(identifier))
 
     def _await_nodes(self) -> None:
         """What the case before has cut off is connected again."""
@@ -315,7 +283,7 @@ def run(chosen: list[Case], say: Callable[[str], None], name: str = "faults") ->
             try:
                 while waiting:
                     case = waiting.pop(0)
-                    verdict = bench.run(case)
+                    verdict = _run(bench, case)
                     verdicts.append(verdict)
                     say(f"{len(verdicts):3} of {len(chosen)}: {describe(verdict)}")
                     if not verdict.survived:
@@ -325,6 +293,14 @@ def run(chosen: list[Case], say: Callable[[str], None], name: str = "faults") ->
             finally:
                 bench.close()
     return verdicts, environment
+
+
+def _run(bench: Bench, case: Case) -> Verdict:
+    """The verdict; a case that our own tools could not carry through is not survived, and the others go on."""
+    try:
+        return bench.run(case)
+    except (OSError, RuntimeError, subprocess.SubprocessError, Refused) as error:
+        return Verdict(case, False, "unknown", 0, 0, False, [], 0.0, f"the scenario itself: {error}")
 
 
 def describe(verdict: Verdict) -> str:

@@ -16,8 +16,11 @@ from typing import Literal
 from mininet_scenarios import cgroups
 from mininet_scenarios.lab import Lab
 
-Reaction = Literal["fail", "hang", "before", "during", "after"]
-"""What the wrapped command does: ends with an error, never ends, or waits for us before or after its work, or not."""
+Reaction = Literal["fail", "hang", "late", "stall", "before", "during", "after"]
+"""What the wrapped command does: ends with an error, never ends, begins ``LATE`` seconds later, or waits for us before
+or after its work, or not. ``stall``: CRIU waits so long when all is restored and the processes are about to run."""
+
+LATE = 13.0
 
 COMMANDS = {"podman": "/usr/bin/podman", "criu": "/usr/sbin/criu", "ovs-vsctl": "/usr/bin/ovs-vsctl"}
 TRAP = "/run/coat-trap"
@@ -31,12 +34,21 @@ meet() {{ for _ in {{1..300}}; do [ -e $trap/go ] && break; sleep 0.05; done; }}
 case $reaction in
     fail) echo "sabotage: $*" >&2; exit 125 ;;
     hang) exec sleep 600 ;;
+    late) sleep {late:g}; exec {path} "$@" ;;
+    stall)
+        printf '#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-resume ] || sleep {late:g}\n' >$trap/stall
+        chmod 755 $trap/stall
+        echo "action-script $trap/stall" >/etc/criu/default.conf
+        {path} "$@"; status=$?
+        rm /etc/criu/default.conf
+        exit $status ;;
     before) touch $trap/reached; meet; exec {path} "$@" ;;
     during) {path} "$@" & touch $trap/reached; wait $!; exit ;;
     after) {path} "$@"; status=$?; touch $trap/reached; meet; exit $status ;;
 esac
 """
 TRAP_TIMEOUT = 40.0
+DEATH_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class Saboteur:
 
     def install(self, host: str) -> None:
         for name, path in COMMANDS.items():
-            text = WRAPPER.format(name=name, path=path, trap=TRAP)
+            text = WRAPPER.format(name=name, path=path, trap=TRAP, late=LATE)
             script = f"cat >/usr/local/sbin/{name} && chmod 755 /usr/local/sbin/{name}"
             self.lab.exec(host, ["sh", "-c", script], input=text)
 
@@ -94,6 +106,9 @@ class Saboteur:
         """ovs-vswitchd dies and starts anew: all flows and every OpenFlow connection are gone."""
         for pid in self._containing(host, "ovs-vswitchd"):
             os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + DEATH_TIMEOUT
+        while self._containing(host, "ovs-vswitchd") and time.monotonic() < deadline:
+            time.sleep(0.01)  # it has its lock until it is gone
         self.lab.exec(host, ["ovs-vswitchd", "--detach", "--no-chdir", "--pidfile", "--log-file"])
 
     def drop_openflow(self, host: str) -> None:
@@ -118,14 +133,19 @@ class Saboteur:
         return [host for host in self.lab.state.hosts for _ in self._find(host, argv)]
 
     def hook_figures(self, host: str) -> tuple[int, int]:
-        """Resident memory in bytes and open files of the node's hook (the newest, if two live side by side)."""
-        return figures(max(self._hooks(host)))
+        """Resident memory in bytes and open files of the node's hook."""
+        return figures(self.hook(host))
+
+    def hook(self, host: str) -> int:
+        """The node's hook, as the machine numbers it (the newest, if two live side by side)."""
+        return max(self._hooks(host))
 
     def hooks(self, host: str) -> int:
         return len(self._hooks(host))
 
     def _hooks(self, host: str) -> list[int]:
-        return [pid for pid in self._containing(host, "/run/coat/hook-") if b"-I" in _argv(pid)]
+        found = [pid for pid in self._containing(host, "/run/coat/hook-") if b"-I" in _argv(pid)]
+        return [pid for pid in found if _parent(pid) not in found]  # a child is about to become a command
 
     def _find(self, host: str, argv: list[str]) -> list[int]:
         wanted = [word.encode() for word in argv]
@@ -145,6 +165,14 @@ def _argv(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     except OSError:  # it has ended
         return []
+
+
+def _parent(pid: int) -> int:
+    """0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def figures(pid: int) -> tuple[int, int]:

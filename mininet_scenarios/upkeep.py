@@ -83,7 +83,10 @@ def goes_on(lab: Lab, host: str, client: str, before: Pulse, timeout: float) -> 
     return False
 
 
-EVIDENCE = "podman ps -a; podman inspect $(podman ps -aq); ovs-vsctl show; ip -all netns exec ss -tinoe; ps -ef"
+EVIDENCE = """\
+podman ps -a; podman inspect $(podman ps -aq); podman events --stream=false --since=10m
+for name in $(podman ps -aq); do podman logs --tail=5 "$name" 2>&1; done
+ovs-vsctl show; ip -all netns exec ss -tinoe; ps -ef; dmesg | tail -n 20"""
 
 
 def keep_evidence(lab: Lab, hosts: Iterable[str], file: Path) -> None:

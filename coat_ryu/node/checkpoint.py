@@ -1,6 +1,7 @@
 """Checkpoint and restore with Podman and CRIU in place: no archive, and a source that stays restorable."""
 
 import contextlib
+import contextvars
 import functools
 import threading
 import time
@@ -9,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, freezer, gate, hold, standing, state
+from coat_ryu.node import criu, freezer, gate, hold, remains, standing, state
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place, place, podman, require, runtime
@@ -213,8 +214,10 @@ def _restore(name: str, where: Place, go_on: Callable[[], object], seen: list[fl
     try:
         go_on()
     except Failure as failure:
-        raw = require(name)
+        raw = contextvars.Context().run(require, name)  # in its own time: that of the request may be used up
         if state_of(raw) != "running" or not raw["State"].get("Restored"):
+            if failure.cause == "timeout":
+                remains.end(where.id, runtime())
             criu.explain(failure, where.bundle / "restore.log")
             raise
         return datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp()

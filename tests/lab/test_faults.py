@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mininet_scenarios.faults import KINDS, LOSSES, OPTIONS, SPECIALS, TRAPS, Bench, Case, describe
+from mininet_scenarios.faults import OPTIONS, Bench, describe
 from mininet_scenarios.lab import Lab
+from mininet_scenarios.matrix import CRIU_KINDS, KINDS, LOSSES, OBSTACLES, SPECIALS, TRAPS, WIRE, WIRE_STEPS, Case
 
 FAILS = {"parallel": ("restore", "criu_restore", "hold"), "sequential": ("clear_namespace", "criu_dump", "image")}
 CASES = [
@@ -26,6 +27,14 @@ CASES = [
     Case("checkpoint", "prepared", "openflow_lost_source"),
     Case("checkpoint", "parallel", "openflow_lost_destination"),
     Case("checkpoint", "prepared", "network_cut"),
+    Case("criu_dump", "sequential", "late"),
+    Case("criu_restore", "prepared", "late"),
+    Case("criu_restore", "prepared", "stalls"),
+    Case("transfer", "prepared", "cut_off"),
+    Case("transfer", "sequential", "corrupted"),
+    Case("image", "prepared", "cut_off"),
+    Case("image", "parallel", "corrupted"),
+    *(Case(step, "prepared", kind) for kind, step in OBSTACLES.items()),
 ]
 
 
@@ -58,8 +67,8 @@ def benches() -> Iterator[Benches]:
 
 
 def test_every_step_and_kind_has_a_case() -> None:
-    assert {case.step for case in CASES} == set(TRAPS)
-    assert {case.kind for case in CASES} == {*KINDS, *SPECIALS}
+    assert {case.step for case in CASES} == {*TRAPS, *WIRE_STEPS}
+    assert {case.kind for case in CASES} == {*KINDS, *CRIU_KINDS, *SPECIALS, *WIRE, *OBSTACLES}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mininet_scenarios.faults import MODES, MOMENTS, OPTIONS, Bench, Case, describe
+from mininet_scenarios.faults import OPTIONS, Bench, describe
 from mininet_scenarios.lab import Lab
+from mininet_scenarios.matrix import MODES, MOMENTS, Case
 from mininet_scenarios.upkeep import look, residue
 from tests.lab.helpers import call, get, wait_for
 

@@ -3,13 +3,14 @@
 ``World`` is the truth that tests look at: which copies run where, and what is left lying about.
 """
 
+import copy
 import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from coat_ryu.errors import NodeError, NotFound
+from coat_ryu.errors import NodeError, NodeUnreachable, NotFound
 from coat_ryu.model import Binding
 
 PATIENCE = 5.0
@@ -80,6 +81,9 @@ class FakeNode:
 
     def clock(self) -> float:
         return 0.0
+
+    def reach(self, address: str, port: int, timeout: float) -> Any:
+        return {"reached": self.world.reached}
 
     def container_list(self) -> Any:
         return list(self.containers.values())
@@ -220,7 +224,12 @@ class FakeNode:
 
 
 class World:
-    """All nodes. ``before`` and ``after`` are called around every verb, and may raise to break it."""
+    """All nodes. ``before`` and ``after`` are called around every verb, and may raise to break it.
+
+    What ``again`` says yes to is delivered twice, and only the second answer arrives; ``repeated`` has each such verb
+    with the snapshots before and after its second delivery. Nodes that are ``dark`` work, and no controller hears of
+    it; ``reached`` is what other nodes say of them.
+    """
 
     def __init__(self, *names: str) -> None:
         self.nodes = {name: FakeNode(name, self) for name in names}
@@ -228,7 +237,11 @@ class World:
         self.calls: list[tuple[str, str]] = []
         self.before: Callable[[int, str, str], None] = lambda number, node, verb: None
         self.after: Callable[[int, str, str], None] = lambda number, node, verb: None
+        self.again: Callable[[str, str], bool] = lambda node, verb: False
+        self.repeated: list[tuple[str, Any, Any]] = []
         self.most_copies = 0
+        self.dark: set[str] = set()
+        self.reached = True
         self._lock = threading.Lock()
 
     def listen(self, node: FakeNode, transfer: str) -> int:
@@ -245,6 +258,15 @@ class World:
         self.most_copies = max(self.most_copies, len(self.running("web")))
         self.after(number, node.name, verb)
         return result
+
+    def snapshot(self) -> Any:
+        """All that is anywhere."""
+        return copy.deepcopy(
+            [
+                (node.images, node.containers, node.endpoints, node.taps, set(node.transfers), node.discarded)
+                for node in self.nodes.values()
+            ]
+        )
 
     def running(self, name: str) -> list[str]:
         return [node.name for node in self.nodes.values() if node.containers.get(name, {}).get("state") == "running"]
@@ -281,10 +303,20 @@ class FakeRemote:
     def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> FakeReply:
         if self._killed.is_set():
             raise Killed
+        self._raise_if_dark(verb)
         result = self._node.world.call(self._node, verb, dict(args or {}))
+        if self._node.world.again(self._node.name, verb):
+            before = self._node.world.snapshot()
+            result = self._node.world.call(self._node, verb, dict(args or {}))
+            self._node.world.repeated.append((verb, before, self._node.world.snapshot()))
         if self._killed.is_set():
             raise Killed
+        self._raise_if_dark(verb)
         return FakeReply(result)
+
+    def _raise_if_dark(self, verb: str) -> None:
+        if self._node.name in self._node.world.dark:
+            raise NodeUnreachable(f"node {self._node.name} is dark", node=self._node.name, command=verb)
 
     def start(self) -> None: ...
 
@@ -300,6 +332,7 @@ class FakeFabric:
     def __init__(self) -> None:
         self.bindings: dict[str, Binding] = {}
         self.announced: list[Binding] = []
+        self.cut_overs = 0
 
     def bind(self, binding: Binding) -> "FakeFabric":
         self.bindings[binding.container] = binding
@@ -311,6 +344,7 @@ class FakeFabric:
         self.bindings.pop(container, None)
 
     def cut_over(self, binding: Binding, timeout: float) -> None:
+        self.cut_overs += 1
         self.bindings[binding.container] = binding
 
     def wait_port(self, node: str, port: str, timeout: float) -> None: ...

@@ -100,3 +100,39 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         journal.check()
     blocker.execute("ROLLBACK")
     journal.check()
+
+
+def test_no_statement_of_a_migration_s_life_looks_through_all_that_are_remembered(tmp_path: Path) -> None:
+    """The event loop stands still meanwhile, and there may be 10,000."""
+    journal = Journal(tmp_path / "j.db")
+    statements: list[str] = []
+    journal._db.set_trace_callback(statements.append)
+    journal.put_migration(a_migration("m1", "succeeded"), {})
+    journal.migration("m1")
+    journal.latest("web")
+    journal.unfinished()
+    journal.newest("failed")
+    journal.prune(100, "2026-01-03T00:00:00.000000Z")
+    journal._db.set_trace_callback(None)
+    plans = {one: journal._db.execute(f"EXPLAIN QUERY PLAN {one}").fetchall() for one in statements}
+    assert len(plans) == 7
+    through_all = [one for one, plan in plans.items() if any(row[3].startswith("SCAN") for row in plan)]
+    assert all("LIMIT max(0" in one for one in through_all), plans  # as many as are too many
+
+
+def test_the_newest_of_each_container_are_found_by_their_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    for name, container, state in (
+        ("m1", "web", "failed"),
+        ("m2", "web", "succeeded"),
+        ("m3", "db", "succeeded"),
+        ("m4", "db", "failed"),
+        ("m5", "mail", "failed"),
+    ):
+        journal.put_migration(a_migration(name, state).model_copy(update={"container": container}), {"x": name})
+    assert [(one.id, context) for one, context in journal.newest("failed")] == [
+        ("m4", {"x": "m4"}),
+        ("m5", {"x": "m5"}),
+    ]
+    assert [one.id for one, _ in journal.newest("failed", "mail")] == ["m5"]
+    assert [one.id for one, _ in journal.newest("succeeded")] == ["m2"]

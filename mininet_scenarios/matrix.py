@@ -1,0 +1,107 @@
+"""The matrix of ``make faults``: at which step of which mode what goes wrong, and where."""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mininet_scenarios.sabotage import Reaction
+
+MODES = ("prepared", "parallel", "sequential")
+
+# step: the end at which its work is done, and the command line that does it; in which modes it is a step of its own
+SOURCE, DESTINATION = "source", "destination"
+TRAPS: dict[str, tuple[str, str]] = {
+    "preflight": (DESTINATION, "podman inspect --type=container *"),
+    "image": (DESTINATION, "podman inspect --type=image *"),
+    "hold": (DESTINATION, "ovs-vsctl * add-port coat h-*"),
+    "create_namespace": (DESTINATION, "ovs-vsctl * add-port coat c-*"),
+    "prepare": (DESTINATION, "podman * create *"),
+    "checkpoint": (SOURCE, "podman container checkpoint *"),
+    "criu_dump": (SOURCE, "criu swrk *"),
+    "clear_namespace": (SOURCE, "ovs-vsctl * del-port coat c-*"),
+    "restore": (DESTINATION, "podman container restore *"),
+    "criu_restore": (DESTINATION, "criu swrk *"),
+    "finish": (SOURCE, "podman rm *"),
+}
+KINDS: dict[str, Reaction] = {
+    "fails": "fail",
+    "hangs": "hang",
+    "controller_killed_before": "before",
+    "controller_killed_during": "during",
+    "controller_killed_after": "after",
+    "ssh_lost": "before",
+    "hook_killed": "before",
+}
+CRIU_KINDS: dict[str, Reaction] = {"fails": "fail", "late": "late", "stalls": "stall"}
+"""CRIU's own. ``late`` and ``stalls``: it begins, or comes to its end, when whoever called it has been given up."""
+
+# kind: the step whose beginning is its moment, and where it strikes
+SPECIALS: dict[str, tuple[str, str]] = {
+    "disk_full_source": ("checkpoint", SOURCE),
+    "disk_full_destination": ("checkpoint", DESTINATION),
+    "ovs_restarted_source": ("checkpoint", SOURCE),
+    "ovs_restarted_destination": ("checkpoint", DESTINATION),
+    "openflow_lost_source": ("checkpoint", SOURCE),
+    "openflow_lost_destination": ("checkpoint", DESTINATION),
+    "network_cut": ("checkpoint", SOURCE),
+}
+MOMENTS = {f"{at:.1f}s": at for at in (0.1, 0.4, 0.7, 1.0, 1.3)}
+"""Seconds after the request at which the controller is killed wherever it may be then."""
+LOSSES = {"destination_gone": ("restore", DESTINATION), "source_gone": ("restore", SOURCE)}
+"""Each costs its lab a host for good."""
+WIRE, WIRE_STEPS = ("cut_off", "corrupted"), ("image", "transfer")
+"""What happens to the connection between the two hooks when it has carried some of the image, or of the state."""
+OBSTACLES = {
+    "image_missing": "image",
+    "image_gone": "image",
+    "name_in_use": "preflight",
+    "name_of_another": "preflight",
+    "address_in_use": "create_namespace",
+}
+"""Kind: the step that meets what was in the way before the migration began (``obstacles``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    step: str
+    mode: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.step}/{self.mode}/{self.kind}"
+
+    @property
+    def trap(self) -> tuple[str, str, Reaction] | None:
+        """End, command line and reaction of the trap that is laid for it, if one is."""
+        if self.kind in (*WIRE, *OBSTACLES) or self.step not in TRAPS:
+            return None
+        return (*TRAPS[self.step], (KINDS | CRIU_KINDS).get(self.kind, "before"))
+
+    @property
+    def brings_image(self) -> bool:
+        """Whether it needs a container whose image the destination lacks."""
+        return self.step == "image" and self.kind in (*WIRE, *OBSTACLES)
+
+
+def _kinds(step: str) -> list[str]:
+    if not step.startswith("criu_"):
+        return [*KINDS]
+    return [kind for kind in CRIU_KINDS if (step, kind) != ("criu_dump", "stalls")]
+
+
+def _all() -> Iterator[Case]:
+    for mode in MODES:
+        for step in TRAPS:
+            if step == "prepare" and mode != "prepared":
+                continue  # there it belongs to the restore
+            yield from (Case(step, mode, kind) for kind in _kinds(step))
+        yield from (Case(moment, mode, "controller_killed") for moment in MOMENTS)
+        yield from (Case(step, mode, kind) for kind, (step, _) in SPECIALS.items())
+        yield from (Case(step, mode, kind) for step in WIRE_STEPS for kind in WIRE)
+        yield from (Case(step, mode, kind) for kind, step in OBSTACLES.items())
+        yield from (Case(step, mode, kind) for kind, (step, _) in LOSSES.items())
+
+
+def cases(pattern: str = "*") -> Iterator[Case]:
+    """The matrix; those whose ``step/mode/kind`` fits the shell pattern."""
+    return (case for case in _all() if fnmatch.fnmatch(str(case), pattern))
