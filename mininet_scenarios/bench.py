@@ -33,7 +33,7 @@ from mininet_scenarios.workloads import SETTLE, Iperf3, Sockperf, Workload
 RESULTS = Path("results/bench")
 EDGES, DEVICE = ("edge1", "edge2"), "device"
 RUNS = 20
-SECONDS, BEFORE = 9.0, 2.0
+SECONDS, BEFORE = 10.0, 2.0
 """How long a client works, and how long before its server moves."""
 FLOOR_SECONDS, FRESH_SECONDS = 5.0, 3.0
 LISTEN_TIMEOUT = 20.0

@@ -138,7 +138,7 @@ def markdown(result: dict[str, Any]) -> str:
     for workload, values in result["metrics"].items():
         state = values["checkpoint_bytes"]["median"]
         cells = [workload, *(ms(values[name]["median"]) for name in SHOWN[:3])]
-        cells += ["-", "-"] if state is None else [f"{state / 1e6:.1f} MB", ms(state / rate)]
+        cells += ["-", "-"] if state is None else [f"{state / burden.MEGABYTE:.1f} MB", ms(state / rate)]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Least squares over all runs, milliseconds for each MB (2^20 bytes) or connection:", ""]
     lines += ["| series | disruption | frozen | copy | disruption / copy |", "| --- | ---: | ---: | ---: | ---: |"]
@@ -164,10 +164,10 @@ def draw(result: dict[str, Any], series: str) -> Any:
     if fit["disruption_s"]:
         slope, intercept = fit["disruption_s"]["slope"] * 1000, fit["disruption_s"]["intercept"] * 1000
         line = [intercept + slope * size for size in ends]
-        axes.plot(ends, line, color="tab:red", label=f"disruption, fitted: {slope:.2f} ms each")
+        axes.plot(ends, line, color="tab:red", label=f"disruption, fitted: {slope:.2f} ms for each")
         copy = fit["copy_s_per_unit"] * 1000
         copied = [intercept + copy * size for size in ends]
-        axes.plot(ends, copied, "--", color="tab:blue", label=f"the same and one copy of the state: {copy:.2f} ms each")
+        axes.plot(ends, copied, "--", color="tab:blue", label=f"one copy of the state: {copy:.2f} ms for each")
     axes.set_xlabel(SERIES[series])
     axes.set_ylabel("time (ms)")
     axes.set_ylim(bottom=0)

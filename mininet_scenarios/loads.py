@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,8 @@ from mininet_scenarios.workloads import LONG, Outcome, Workload
 
 STALLED_MS = 500
 """Milliseconds without a reply after which a connection that asks all the time has lost one."""
-LOOK = 1.0
-"""Seconds before the client's end at which its connections are looked at."""
 AFTER = 3.0
-"""Seconds that a client which ends when it is told goes on after the migration."""
+"""Seconds that a client goes on after the migration."""
 
 BURDEN = ["python3", "-c", Path(burden.__file__).read_text()]
 
@@ -28,10 +27,29 @@ def alive(shown: str) -> int:
     return sum(found is None or int(found[1]) < STALLED_MS for found in silent)
 
 
-class Redis(Workload):
+class Endless(Workload):
+    """A client that goes on until ``finish``, and ends when its standard input does."""
+
+    exec_options = ("--interactive",)
+
+    def start(self) -> None:
+        super().start()
+        self._time_is_up = math.inf
+
+    def finish(self) -> Outcome:
+        time.sleep(AFTER)
+        self.last_look()
+        self._time_is_up = time.time()
+        return super().finish()
+
+    def last_look(self) -> None:
+        """While the client is still at work."""
+
+
+class Redis(Endless):
     """redis-benchmark: each of its connections asks again as soon as it is answered, so a lost reply stops it for good.
 
-    It is ended from outside: it knows no time, only a number of requests.
+    It knows no time, only a number of requests, so a shell ends it: that must find it running.
     """
 
     name = "redis"
@@ -42,14 +60,10 @@ class Redis(Workload):
 
     def command(self) -> list[str]:
         load = f"redis-benchmark -h {self.address} -c {self.connections} -t get -d {self.VALUE} -n {self.ENDLESS} --csv"
-        # busybox's timeout ends with the status of what it ended: 128 and SIGTERM
-        return ["sh", "-c", f"timeout {self.seconds:g} {load}; status=$?; [ $status = 143 ] || exit $((status + 1))"]
+        return ["sh", "-c", f"{load} & read _; kill $!; wait $!; [ $? = {128 + signal.SIGTERM} ]"]
 
-    def finish(self) -> Outcome:
-        """Looks at the connections while the client is still at work."""
-        time.sleep(max(0.0, self.time_left() - LOOK))
+    def last_look(self) -> None:
         self.stalled = max(0, self.connections - alive(self._sockets("-HtniO")))
-        return super().finish()
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:
         return Outcome(
@@ -65,14 +79,12 @@ class Redis(Workload):
         )
 
 
-class Memory(Workload):
+class Memory(Endless):
     """A server of ``burden`` with so many ``megabytes`` (2^20 bytes), of which ``rate`` are written anew each second.
 
     ``count`` connections send blocks and compare what comes back, each ``pause`` seconds after the last; one more gives
-    orders. It goes on until ``finish``. Without megabytes the server's memory is left as it is.
+    orders. Without megabytes the server's memory is left as it is.
     """
-
-    exec_options = ("--interactive",)
 
     def __init__(self, *args: Any, megabytes: int = 0, rate: float = 0, count: int = 1, pause: float = 0, **more: Any):
         super().__init__(*args, **more)
@@ -89,17 +101,13 @@ class Memory(Workload):
         if self.megabytes:
             self._tell(do="fill", megabytes=self.megabytes, rate=self.rate)
         self._tell(do="crowd_before", count=self.count, pause=self.pause)
-        self._connected_at, self._time_is_up = time.time(), math.inf
+        self._connected_at = time.time()
 
-    def finish(self) -> Outcome:
-        """Lets it talk a little longer; both ends are checked then."""
-        time.sleep(AFTER)
-        self._time_is_up = time.time()
+    def last_look(self) -> None:
         with suppress(BrokenPipeError):  # of a client that has ended
             self._order(do="crowd_after")
             if self.megabytes:
                 self._order(do="memory")
-        return super().finish()
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:
         crowd, *memory = (json.loads(line) for line in output.splitlines())
