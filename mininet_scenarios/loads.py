@@ -54,7 +54,7 @@ class Redis(Endless):
 
     name = "redis"
     connections = 10
-    others = 2  # on which it asks for the server's configuration (redis-benchmark.c, getRedisConfig)
+    others = 1  # on which it asks for the server's configuration (redis-benchmark.c, getRedisConfig)
     VALUE, ENDLESS = 64, 2_000_000_000
     stalled = 0
 

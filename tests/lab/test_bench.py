@@ -1,12 +1,14 @@
 """The benchmark measures what it says: a floor and a migration side by side, and nothing of it stays."""
 
 import math
+from typing import Any
 
 from mininet_scenarios import bench_report, growth
-from mininet_scenarios.bench import PLAIN, measure
+from mininet_scenarios.bench import KINDS, PLAIN, measure
 from mininet_scenarios.experiment import Controller
 from mininet_scenarios.lab import Lab
-from tests.lab.helpers import EDGES, explain
+from mininet_scenarios.loads import Redis
+from tests.lab.helpers import EDGES, explain, wait_for
 
 
 def test_floor_and_migration_are_measured_side_by_side(lab: Lab, controller: Controller) -> None:
@@ -24,6 +26,24 @@ def test_floor_and_migration_are_measured_side_by_side(lab: Lab, controller: Con
         assert missing == [], explain(pair.one)
     assert [one["name"] for one in controller.get("/v1.0/containers")] == [one["name"] for one in before]
     assert PLAIN not in lab.exec(EDGES[0], ["podman", "ps", "--all", "--format={{.Names}}"]).stdout
+
+
+def test_redis_clients_that_wait_in_vain_are_seen(lab: Lab, made: Any) -> None:
+    server = made("redis-paused", EDGES[0], "redis", *KINDS["redis"].command)
+    made("redis-waiting", "device", "redis", "sleep", "infinity")
+    load = Redis(lab, "redis-paused", "redis-waiting", server["ip"])
+    wait_for(lambda: "PONG" in _ping(lab, server["ip"]), what="redis")
+    load.start()
+    lab.exec(EDGES[0], ["podman", "pause", "redis-paused"])
+    outcome = load.finish()
+    lab.exec(EDGES[0], ["podman", "unpause", "redis-paused"])
+    assert (outcome.resumed, outcome.detail["stalled"]) == (False, 10), outcome
+    assert outcome.lost_bytes == 10 * Redis.VALUE
+
+
+def _ping(lab: Lab, address: str) -> str:
+    ask = ["podman", "exec", "redis-waiting", "redis-cli", "-h", address, "ping"]
+    return str(lab.exec("device", ask, check=False).stdout)
 
 
 def test_growth_is_measured_over_memory_and_connections(lab: Lab) -> None:
