@@ -13,9 +13,9 @@ from tests.lab.helpers import EDGES, explain, wait_for
 
 def test_floor_and_migration_are_measured_side_by_side(lab: Lab, controller: Controller) -> None:
     before = controller.get("/v1.0/containers")
-    pairs = list(measure(lab, ["redis", "memory-10"], 1, print))
+    pairs = list(measure(lab, ["redis"], 1, print))
     result = bench_report.summarise(pairs, {})
-    assert result["resumed"] == result["runs"] == 2, [explain(pair.one) for pair in pairs]
+    assert result["resumed"] == result["runs"] == 1, [explain(pair.one) for pair in pairs]
     for pair, row in zip(pairs, result["per_run"], strict=True):
         assert pair.trouble is None and pair.floor is not None, pair.trouble
         parts = pair.floor["checkpoint_s"] + pair.floor["rm_s"] + pair.floor["restore_s"]
