@@ -1,5 +1,6 @@
 """What came of ``make bench``: its figures, a report and pictures."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def summarise(pairs: Sequence[Pair], environment: dict[str, Any]) -> dict[str, A
             **figures(pair),
             "gate_known": shares.gate(pair.record)[1],
             "freeze": shares.pieces(pair.record),
-            "paces": pair.paces,
+            "paces": [None if math.isnan(pace) else pace for pace in pair.paces or ()],
             "floor": pair.floor,
             "floor_trouble": pair.trouble,
         }

@@ -181,7 +181,7 @@ def test_round_trips_a_second_are_their_median_s() -> None:
 
 
 def test_a_summary_has_the_contract_s_figures_for_each_workload(tmp_path: Path) -> None:
-    broken = a_pair("redis", floor=None, paces=None, trouble="podman failed")
+    broken = a_pair("redis", floor=None, paces=(1.0, math.nan), trouble="podman failed")
     broken.one.outcome.resumed, broken.one.outcome.trouble = False, "it waits for a reply"
     result = bench_report.summarise([a_pair(), a_pair(disruption=2.25), broken], {"kernel": "6"})
     assert (result["experiment"], result["runs"], result["resumed"], len(result["per_run"])) == ("bench", 3, 2, 3)
@@ -205,9 +205,11 @@ def test_a_summary_has_the_contract_s_figures_for_each_workload(tmp_path: Path) 
     assert sockperf["resume_lag_s"]["max"] == 1.25
     assert (sockperf["runs"], sockperf["resumed"]) == (2, 2)
     redis = result["metrics"]["redis"]
+    assert redis["throughput_after_over_fresh"]["median"] is None
     assert (redis["disruption_s"]["median"], redis["floor_s"]["median"], redis["resumed"]) == (None, None, 0)
     bench_report.write(tmp_path, result)
-    assert json.loads((tmp_path / "summary.json").read_text())["metrics"] == result["metrics"]
+    written = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert written["metrics"] == result["metrics"]
     text = (tmp_path / "report.md").read_text()
     assert "| sockperf | 2500 ms | 1750 ms | 0.70 |" in text
     assert bench_report.UPPER_BOUND not in text
