@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest
 RUNS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint unit test lab-setup demo bench-overlay faults soak clean
+.PHONY: help install lint unit test lab-setup demo bench bench-growth bench-overlay faults soak clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ lab-setup: install ## what the lab's hosts are made of: their root file system a
 
 demo: install ## three hosts, a migration under iperf3 and sockperf, a table and plots in results/demo; RUNS=n
 	$(BIN)/python -m mininet_scenarios.demo $(RUNS)
+
+bench: install ## disruption beside what Podman alone takes on one host, seven workloads in turn; RUNS=n, ONLY='WORKLOAD ...'
+	$(BIN)/python -m mininet_scenarios.bench $(RUNS) $(if $(ONLY),--only $(ONLY))
+
+bench-growth: install ## disruption against memory size and number of connections; RUNS=n
+	$(BIN)/python -m mininet_scenarios.growth $(RUNS)
 
 bench-overlay: install ## one cut-over and a full resynchronisation at 10, 100 and 400 switches; RUNS=n
 	@if [ "$$(id -u)" -eq 0 ]; then ./coat-lab setup; fi

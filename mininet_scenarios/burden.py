@@ -273,10 +273,13 @@ class Client:
 
     # many connections
 
-    def crowd_before(self, count: int) -> dict[str, Any]:
-        """Connections that all talk at once, each in blocks of its own that must come back as they were."""
+    def crowd_before(self, count: int, pause: float = 0.2) -> dict[str, Any]:
+        """Connections that all talk at once, each in blocks of its own that must come back as they were.
+
+        ``pause`` are the seconds between a block's return and the next.
+        """
         ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._talk(count, ready)))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._talk(count, pause, ready)))
         self._thread.start()
         assert ready.wait(PATIENCE)
         return {"connections": count}
@@ -286,7 +289,7 @@ class Client:
         self._thread.join(PATIENCE)
         return self._result
 
-    async def _talk(self, count: int, ready: threading.Event) -> None:
+    async def _talk(self, count: int, pause: float, ready: threading.Event) -> None:
         rounds = [0] * count
         wrong: list[str] = []
 
@@ -300,7 +303,7 @@ class Client:
                         wrong.append(f"{which}: another block came back")
                         return
                     rounds[which] += 1
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(pause)
             except (OSError, EOFError, TimeoutError) as error:
                 wrong.append(f"{which}: {error!r}")
             writer.close()

@@ -40,7 +40,11 @@ class Image:
 IMAGES = (
     Image("iperf3", ("/usr/bin/iperf3",), command=("iperf3", "--server")),
     Image("sockperf", ("/usr/bin/sockperf",), command=("sockperf", "server", "--tcp", "--ip", "0.0.0.0")),
-    Image("redis", ("/usr/bin/redis-server", "/usr/bin/redis-cli"), command=("redis-server", "--protected-mode", "no")),
+    Image(
+        "redis",
+        ("/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr/bin/redis-benchmark"),
+        command=("redis-server", "--protected-mode", "no"),
+    ),
     Image("python", ("/usr/bin/python3",), trees=("/usr/lib/python3.13",), command=("python3",)),
 )
 

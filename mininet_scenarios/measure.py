@@ -84,7 +84,21 @@ def rate_between(samples: Sequence[tuple[float, int]], start: float, end: float)
     return (inside[-1][1] - inside[0][1]) * 8 / (inside[-1][0] - inside[0][0])
 
 
-def summary(values: Iterable[float], unit: str = "s") -> dict[str, object]:
+def round_trips_between(samples: Sequence[tuple[float, float]], start: float, end: float) -> float:
+    """Round trips a second between two moments, one after the other, from the median of (time sent, seconds)."""
+    inside = [seconds for at, seconds in samples if start <= at <= end]
+    return 1 / statistics.median(inside) if inside else math.nan
+
+
+def time_left(done: int, total: int, elapsed: float) -> str:
+    """ ", N min left" for a line of progress, when the rest takes as long as what is done; nothing before that."""
+    if not done:
+        return ""
+    seconds = elapsed / done * (total - done)
+    return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
+
+
+def summary(values: Iterable[float | None], unit: str = "s") -> dict[str, object]:
     """Mean, half-width of its 90 % confidence interval, median, extremes. All None when there are no values."""
     kept = [value for value in values if value is not None]
     if not kept:

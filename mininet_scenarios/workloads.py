@@ -18,7 +18,16 @@ from typing import Any
 
 from mininet_scenarios import meter, stream
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.measure import Gap, clock_shift, gaps, long_trips, longest_gap, rtt_disruption
+from mininet_scenarios.measure import (
+    Gap,
+    clock_shift,
+    gaps,
+    long_trips,
+    longest_gap,
+    rate_between,
+    round_trips_between,
+    rtt_disruption,
+)
 
 CONNECT_TIMEOUT = 15.0
 
@@ -27,6 +36,9 @@ GRACE = 20.0
 
 LONG = 0.02
 """Seconds of silence that are worth a mention."""
+
+SETTLE = 0.5
+"""Seconds after a migration, or a client's start, that count for no pace."""
 
 SOCKET_BUFFERS = 16 << 20
 """Bytes that an iperf3 sender may have written and its receiver not read when the time is up (tcp_wmem and tcp_rmem).
@@ -60,10 +72,15 @@ class Outcome:
 
 
 class Workload(ABC):
-    """``server`` and ``client`` are containers, ``host`` the client's, ``address`` the server's."""
+    """``server`` and ``client`` are containers, ``host`` the client's, ``address`` the server's.
+
+    ``connections`` are waited for; before or beside them the client opens ``others`` by itself.
+    """
 
     name: str
     connections = 1
+    others = 0
+    exec_options: tuple[str, ...] = ()
 
     def __init__(
         self, lab: Lab, server: str, client: str, address: str, host: str = "device", seconds: float = 8.0
@@ -75,7 +92,8 @@ class Workload(ABC):
         self.host = host
         self.seconds = seconds
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._time_is_up = math.inf
+        self._inside: list[str] = []
+        self._connected_at, self._time_is_up = math.nan, math.inf
 
     def over(self) -> bool:
         """Whether the client has ended already, or would have: it waits for us to read a report longer than a pipe."""
@@ -84,6 +102,13 @@ class Workload(ABC):
     def time_left(self) -> float:
         """Seconds until the client ends by itself, at the least."""
         return self._time_is_up - time.time()
+
+    def pace(self, outcome: Outcome, since: float | None = None) -> float:
+        """How fast it went to the client's end, from a moment or from its start on. More is faster, in a unit of the
+        workload's own; NaN if unknown.
+        """
+        start = self._connected_at + SETTLE if since is None else since
+        return rate_between([(at, int(count)) for at, count in outcome.moments], start, self._time_is_up)
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -98,26 +123,30 @@ class Workload(ABC):
         pid = self.lab.exec(self.host, ["podman", "inspect", "--format={{.State.Pid}}", self.client]).stdout.strip()
         source = Path(meter.__file__).read_text()
         self._spawn("meter", ["python3", "-c", source, pid])
-        inside = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+        self._inside = ["nsenter", f"--net=/proc/{pid}/ns/net"]
         # -Z root: a process that changes its user is no longer told when its parent ends (PR_SET_PDEATHSIG(2const))
         self._spawn(
-            "capture", [*inside, "tcpdump", "-Z", "root", "-n", "-tt", "-l", "--immediate-mode", "-i", "eth0", FILTER]
+            "capture",
+            [*self._inside, "tcpdump", "-Z", "root", "-n", "-tt", "-l", "--immediate-mode", "-i", "eth0", FILTER],
         )
         self._await_line("meter", "stdout", "ready")
         self._await_line("capture", "stderr", "listening on")
         self._time_is_up = time.time() + self.seconds
-        self._spawn("client", ["podman", "exec", self.client, *self.command()])
-        self._await_connections([*inside, "ss", "-Htn", "state", "established", "dst", self._target()])
+        self._spawn("client", ["podman", "exec", *self.exec_options, self.client, *self.command()])
+        self._await_connections()
+        self._connected_at = time.time()
 
-    def _target(self) -> str:
-        """The server's address as ``ss`` wants it (ss(8), HOST SYNTAX)."""
-        return f"[{self.address}]" if ":" in self.address else self.address
+    def _sockets(self, options: str) -> str:
+        """The client's connections to the server as ``ss`` shows them."""
+        target = f"[{self.address}]" if ":" in self.address else self.address  # ss(8), HOST SYNTAX
+        show = [*self._inside, "ss", options, "state", "established", "dst", target]
+        return str(self.lab.exec(self.host, show).stdout)
 
-    def _await_connections(self, show: list[str]) -> None:
+    def _await_connections(self) -> None:
         """A client that cannot connect is ``finish``'s affair."""
         give_up = time.monotonic() + CONNECT_TIMEOUT
         while self._processes["client"].poll() is None and time.monotonic() < give_up:
-            if len(self.lab.exec(self.host, show).stdout.splitlines()) >= self.connections:
+            if len(self._sockets("-Htn").splitlines()) >= self.connections:
                 return
             time.sleep(0.02)
 
@@ -139,7 +168,7 @@ class Workload(ABC):
         # When its time is up a client closes with data unread, which is answered with RST (RFC 2525, section 2.17).
         segments = [segment for segment in map(_segment, captured) if segment and segment[0] < self._time_is_up]
         outcome.resets = sum("R" in flags for _, flags in segments)
-        outcome.reconnects = max(0, sum(flags == "S" for _, flags in segments) - self.connections)
+        outcome.reconnects = max(0, sum(flags == "S" for _, flags in segments) - self.connections - self.others)
         return outcome
 
     def stop(self) -> None:
@@ -220,6 +249,12 @@ class Sockperf(Workload):
 
     name = "sockperf"
     MESSAGE = 64
+
+    def pace(self, outcome: Outcome, since: float | None = None) -> float:
+        """Round trips a second, from their median. Without a disruption its clock is not known, but it logs no more
+        than its own time.
+        """
+        return round_trips_between(outcome.moments, -math.inf if since is None else since, math.inf)
 
     def command(self) -> list[str]:
         argv = ["sockperf", "ping-pong", "--tcp", "--ip", self.address, "--time", f"{self.seconds:g}"]
