@@ -98,7 +98,7 @@ def prepare(move: Move, tally: Tally) -> None:
     """Container and restore stand ready at the destination, and both ends of the transfer are connected."""
     move.call(tally, move.destination, "container_create", create_args(move.moved_spec), move.bulk)
     to = tally.detail["to"] = _receive(move, tally, move.transfer, move.identities()[1], "state")
-    move.call(tally, move.source, "send_open", _sending(move, to))
+    tally.detail.update(move.call(tally, move.source, "send_open", _sending(move, to)).result)
     move.call(tally, move.destination, "restore_open", _restore_args(move), move.bulk)
 
 

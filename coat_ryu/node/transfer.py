@@ -163,7 +163,7 @@ def discard(directory: Path) -> bool:
 
 _inboxes: dict[str, Inbox] = {}
 _sent: dict[str, dict[str, Any]] = {}
-_early: dict[str, ssl.SSLSocket] = {}
+_early: dict[str, Sender] = {}
 _lock = threading.Lock()
 
 
@@ -210,11 +210,18 @@ def receive_wait(*, transfer: TransferId, timeout: float) -> dict[str, Any]:
 
 @verb
 def send_open(*, transfer: TransferId, to: dict[str, Any], tls: dict[str, str]) -> dict[str, Any]:
-    """Connects to the receiving end ahead, so that who sends later need not wait for it."""
-    with _lock:
-        if transfer not in _early and transfer not in _sent:
-            _early[transfer] = _connect(to, tls)
-    return {}
+    """Connects to the receiving end ahead, so that who sends later need not wait for it; ``link_bytes_per_s``."""
+    if transfer not in _early and transfer not in _sent:
+        sender = _connect(to, tls)
+        try:
+            sender.probe()
+        except OSError as error:
+            sender.close()
+            raise Failure("transfer_failed", f"sending failed: {error}") from error
+        with _lock:
+            _early[transfer] = sender
+    early = _early.get(transfer)
+    return {"link_bytes_per_s": early and early.rate}
 
 
 @verb
@@ -239,22 +246,22 @@ def send_image(*, transfer: TransferId, image: Image, to: dict[str, Any], tls: d
 
 
 def send(transfer: str, to: dict[str, Any], tls: dict[str, str], fill: Callable[[Sender], None]) -> dict[str, Any]:
-    """Sends what ``fill`` writes, if that has not been done already: ``bytes``, ``sha256``."""
+    """Sends what ``fill`` writes, if that has not been done already: ``bytes``, ``wire_bytes``, ``sha256``."""
     if transfer in _sent:
         return _sent[transfer]
     with _lock:
         early = _early.pop(transfer, None)
-    with early or _connect(to, tls) as connection:
+    with contextlib.closing(early or _connect(to, tls)) as sender:
         try:
-            sender = Sender(connection)
             fill(sender)
-            _sent[transfer] = {"sha256": sender.finish(), "bytes": sender.bytes}
+            digest = sender.finish()
+            _sent[transfer] = {"sha256": digest, "bytes": sender.bytes, "wire_bytes": sender.wire_bytes}
         except OSError as error:
             raise Failure("transfer_failed", f"sending failed: {error}") from error
     return _sent[transfer]
 
 
-def _connect(to: dict[str, Any], tls: dict[str, str]) -> ssl.SSLSocket:
+def _connect(to: dict[str, Any], tls: dict[str, str]) -> Sender:
     where, port = to.get("address"), to.get("port")
     if not isinstance(where, str) or not isinstance(port, int):
         raise Failure("bad_args", "to: address and port are wanted")
@@ -263,7 +270,7 @@ def _connect(to: dict[str, Any], tls: dict[str, str]) -> ssl.SSLSocket:
     try:
         connection = socket.create_connection((where, port), remaining(IDLE_TIMEOUT))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return context.wrap_socket(connection)
+        return Sender(context.wrap_socket(connection))
     except OSError as error:
         raise Failure("transfer_failed", f"sending to {where} port {port} failed: {error}") from error
 
