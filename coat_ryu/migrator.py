@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from coat_ryu import recovery, saga, steps
 from coat_ryu.config import MigrateRequest
 from coat_ryu.containers import Containers
-from coat_ryu.errors import CoatError, Conflict, NotFound
+from coat_ryu.errors import CoatError, Conflict, MemoryLost, NotFound
 from coat_ryu.fabric import Fabric
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.model import ContainerSpec, Topology
@@ -107,6 +107,7 @@ class Migrator:
                 destination=request.to,
                 mode=request.mode,
                 mac=request.mac,
+                memory=request.memory,
                 started_at=timestamp(self._clock()),
             )
             new_mac = fresh_mac() if request.mac == "renew" else str(resident.spec.mac)
@@ -203,7 +204,7 @@ class Migrator:
         self._finish(move)
 
     def _finish(self, move: Move) -> None:
-        for name in saga.after_pivot(move.record.mode, move.record.done()):
+        for name in saga.after_pivot(move.record.mode, move.record.done(), move.record.memory):
             self._step(move, name)
 
     def _note_pivot(self, move: Move) -> None:
@@ -251,7 +252,7 @@ class Migrator:
     def _forward(self, move: Move) -> None:
         source, destination = (self._slots[name] for name in sorted((move.record.source, move.record.destination)))
         with source, destination:
-            for batch in saga.PLANS[move.record.mode]:
+            for batch in saga.plan(move.record.mode, move.record.memory):
                 self._batch(move, batch)
 
     def _batch(self, move: Move, batch: Batch) -> None:
@@ -297,7 +298,7 @@ class Migrator:
                 work()
                 return
             except CoatError as error:
-                if attempt == attempts:
+                if attempt == attempts or isinstance(error, MemoryLost):
                     raise
                 LOG.warning("%s, attempt %d: %s", step.name if step else "recovery", attempt, error)
                 self._sleep(min(RETRY_FIRST * 2 ** (attempt - 1), RETRY_LAST))
@@ -366,7 +367,7 @@ class Migrator:
             LOG.error("migration %s cannot be brought to its end: %s", record.id, second)
             error = CoatError(f"{error}; then: {second}", cause=error.cause)
         record.state = "failed"
-        record.error = Failure(cause=error.cause, message=f"{error}; {_advice(record)}")
+        record.error = Failure(cause=error.cause, message=f"{error}; {_advice(record, error.cause)}")
 
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""
@@ -390,9 +391,11 @@ class Migrator:
         self._save(move)
 
 
-def _advice(record: Migration) -> str:
+def _advice(record: Migration, cause: str) -> str:
     """What state everything is in, and what to do."""
     name, source, destination = record.container, record.source, record.destination
+    if cause == MemoryLost.default_cause:
+        return f"no copy of {name} runs any more: remove it with DELETE /v1.0/containers/{name} and create it anew"
     if record.past_pivot:
         return f"{name} runs on {destination}, but tidying up did not finish: run 'coat cleanup'"
     where = f"{name} may run on {destination} or on {source}, which keeps its checkpoint"
