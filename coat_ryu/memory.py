@@ -66,8 +66,8 @@ def undo_checkpoint(move: Move, tally: Tally) -> None:
 
 
 def await_pages(move: Move, tally: Tally) -> None:
-    """Until the last page has come. Raises MemoryLost when it does not; then no copy is left."""
-    give_up = time.monotonic() + move.bulk
+    """Until the last page has come. Raises MemoryLost when none comes any more; then no copy is left."""
+    give_up, came = time.monotonic() + move.bulk, 0
     args = {"transfer": move.transfer, "name": move.name, "timeout": SLICE}
     while True:
         try:
@@ -82,8 +82,10 @@ def await_pages(move: Move, tally: Tally) -> None:
         tally.detail["bytes"] = found["bytes"]
         if found["done"]:
             return
+        if found["bytes"] > came:
+            give_up, came = time.monotonic() + move.bulk, found["bytes"]
         if time.monotonic() > give_up:
-            why = f"after {move.bulk:.0f} s (step_timeout) {move.name} still lacks memory"
+            why = f"{move.name} lacks memory, and none came for {move.bulk:.0f} s (step_timeout)"
             break
     move.call(tally, move.destination, "container_remove", {"name": move.name}, move.bulk)
     finish(move, tally)
