@@ -176,6 +176,7 @@ def lazy_checkpoint(
             one = _pagers[transfer] = Pager(directory, "give", **order)
             one.hear()
     except Failure as failure:
+        pages_take_back(transfer=transfer, name=name)  # it may have failed as late as that, or only be slow
         freezer.thaw_process(podman.require(name)["State"]["Pid"])
         criu.explain(failure, where.bundle / "dump.log")
         raise
@@ -296,8 +297,6 @@ def pages_take_back(*, transfer: TransferId, name: Name) -> dict[str, Any]:
 
     ``mended`` are its connections, which CRIU had taken.
     """
-    if not _directory(transfer).exists():
-        return {"mended": 0}
     discard(transfer)
     raw = podman.inspect(name)
     pid = raw["State"]["Pid"] if raw else 0

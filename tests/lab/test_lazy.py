@@ -14,7 +14,7 @@ from tests.lab.helpers import wait_for
 from tests.lab.test_hard import NAME, PROGRAM, Pair
 
 CROWD = 20
-MEGABYTES = 300
+MEGABYTES = 200
 
 
 class Scene:
