@@ -11,10 +11,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from coat_ryu.errors import Conflict, InputError, NotFound, TopologyError
-from coat_ryu.model import ContainerSpec, Document, MacPolicy, Mode, Name, Network, Topology, default_mac
+from coat_ryu.model import ContainerSpec, Document, MacPolicy, Memory, Mode, Name, Network, Topology, default_mac
 
 D = TypeVar("D", bound=BaseModel)
 
@@ -26,7 +26,15 @@ class MigrateRequest(Document):
     to: Name
     mode: Mode = "prepared"
     mac: MacPolicy = "keep"
+    memory: Memory = "full"
     wait: bool = Field(default=False, strict=True)
+
+    @field_validator("memory")
+    @classmethod
+    def _goes_with_mode(cls, memory: Memory, info: ValidationInfo) -> Memory:
+        if memory != "full" and info.data.get("mode", "prepared") != "prepared":
+            raise ValueError("anything but full needs mode prepared")
+        return memory
 
 
 class CleanupRequest(Document):

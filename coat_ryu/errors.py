@@ -8,6 +8,7 @@
     |-- NodeError               cause "node_failed",      response 502   a node did not do what it was told
     |   |-- NodeUnreachable     cause "node_unreachable", response 503
     |   `-- NodeTimeout         cause "node_timeout",     response 504
+    |-- MemoryLost              cause "memory_lost",      response 500   of a container that ran already: it has ended
     `-- SwitchError             cause "switch_failed",    response 502
         |-- SwitchGone          cause "switch_gone",      response 503
         `-- SwitchTimeout       cause "switch_timeout",   response 504
@@ -83,6 +84,10 @@ class NodeUnreachable(NodeError):
 class NodeTimeout(NodeError):
     default_cause = "node_timeout"
     response = 504
+
+
+class MemoryLost(CoatError):
+    default_cause = "memory_lost"
 
 
 class SwitchError(CoatError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from coat_ryu import recovery, saga, steps
 from coat_ryu.config import MigrateRequest
 from coat_ryu.containers import Containers
-from coat_ryu.errors import CoatError, Conflict, NotFound
+from coat_ryu.errors import CoatError, Conflict, MemoryLost, NotFound
 from coat_ryu.fabric import Fabric
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.model import ContainerSpec, Topology
@@ -107,6 +107,7 @@ class Migrator:
                 destination=request.to,
                 mode=request.mode,
                 mac=request.mac,
+                memory=request.memory,
                 started_at=timestamp(self._clock()),
             )
             new_mac = fresh_mac() if request.mac == "renew" else str(resident.spec.mac)
@@ -228,7 +229,7 @@ class Migrator:
         self._finish(move)
 
     def _finish(self, move: Move) -> None:
-        for name in saga.after_pivot(move.record.mode, move.record.done()):
+        for name in saga.after_pivot(move.record.mode, move.record.done(), move.record.memory):
             self._step(move, name)
 
     def _note_pivot(self, move: Move) -> None:
@@ -276,7 +277,7 @@ class Migrator:
     def _forward(self, move: Move) -> None:
         source, destination = (self._slots[name] for name in sorted((move.record.source, move.record.destination)))
         with source, destination:
-            for batch in saga.PLANS[move.record.mode]:
+            for batch in saga.plan(move.record.mode, move.record.memory):
                 self._batch(move, batch)
 
     def _batch(self, move: Move, batch: Batch) -> None:
@@ -322,7 +323,7 @@ class Migrator:
                 work()
                 return
             except CoatError as error:
-                if attempt == attempts:
+                if attempt == attempts or isinstance(error, MemoryLost):
                     raise
                 LOG.warning("%s, attempt %d: %s", step.name if step else "recovery", attempt, error)
                 self._sleep(min(RETRY_FIRST * 2 ** (attempt - 1), RETRY_LAST))
@@ -391,7 +392,7 @@ class Migrator:
             LOG.error("migration %s cannot be brought to its end: %s", record.id, second)
             error = CoatError(f"{error}; then: {second}", cause=error.cause)
         record.state = "failed"
-        record.error = Failure(cause=error.cause, message=f"{error}; {recovery.advice(record)}")
+        record.error = Failure(cause=error.cause, message=f"{error}; {recovery.advice(record, error.cause)}")
 
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""

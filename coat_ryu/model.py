@@ -30,6 +30,9 @@ Vni = Annotated[int, Field(ge=1, le=0xFFFFFF)]
 Mode = Literal["prepared", "parallel", "sequential"]
 """How a migration's steps stand in time (saga.PLANS)."""
 
+Memory = Literal["full", "lazy", "precopy"]
+"""How a container's memory moves: with its state, after it, or before it."""
+
 MacPolicy = Literal["keep", "renew"]
 """Whether a container keeps its MAC address when it moves; the paper renews it (section III, step 3)."""
 

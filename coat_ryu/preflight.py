@@ -4,14 +4,18 @@
 not say) is no reason to refuse.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from coat_ryu.errors import Conflict
+from coat_ryu.model import Memory
 
 CRIU_LEAST, PODMAN_LEAST = (4, 2), (4, 2)
 """CRIU 4.1 fails on the sockets of current kernels; Podman 4.2 restores into an existing namespace."""
+
+PODMAN_LAZY, LAZY_RUNTIME = (4, 4), "runc"
+"""For lazy pages: Podman that can be given another runtime for one command, and the runtime that knows of them."""
 
 RESERVE = 64 << 20
 """Bytes of disk and memory that a migration leaves alone."""
@@ -43,6 +47,31 @@ def refusals(
     yield from _tunnels(source, here, mtu)
     yield from _tunnels(destination, there, mtu)
     yield from _container(needs)
+
+
+def memory_refusals(
+    memory: Memory, nodes: Mapping[str, dict[str, Any]], facts: Mapping[str, dict[str, Any]]
+) -> Iterator[Refusal]:
+    """Every reason not to move memory this way. ``nodes`` and ``facts``: each node's ``memory_features`` and ``hello``,
+    by name.
+    """
+    for node, features in nodes.items():
+        versions = facts[node]["versions"]
+        runtime = (versions.get("runtime") or "").partition(" ")[0]
+        if memory == "precopy" and not features["dirty_tracking"]:
+            message = f"memory: the kernel of node {node} does not tell which pages were written"
+            yield Refusal("no_dirty_tracking", f"{message} (CONFIG_MEM_SOFT_DIRTY), so there is no pre-copy")
+        if memory == "lazy":
+            if features["lazy"]:
+                yield Refusal("no_lazy_pages", f"memory: node {node} has no lazy pages: {features['lazy']}")
+            if runtime != LAZY_RUNTIME:
+                message = f"memory: node {node} runs containers with {runtime or 'nothing'}; lazy pages need"
+                yield Refusal("no_lazy_pages", f"{message} {LAZY_RUNTIME}")
+            if _number(versions.get("podman") or "0") < PODMAN_LAZY:
+                message = f"memory: node {node} has podman {versions.get('podman')}; lazy pages need"
+                yield Refusal("old_podman", f"{message} {'.'.join(map(str, PODMAN_LAZY))} or newer")
+    if memory == "precopy":
+        yield Refusal("not_implemented", "memory: pre-copy is not implemented, though these kernels could do it")
 
 
 def _versions(node: str, versions: dict[str, str | None]) -> Iterator[Refusal]:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
-from coat_ryu.errors import CoatError, NodeTimeout, NodeUnreachable
+from coat_ryu.errors import CoatError, MemoryLost, NodeTimeout, NodeUnreachable
 from coat_ryu.journal import Journal
 from coat_ryu.moves import Move, Tally
 from coat_ryu.nodes import Site
@@ -44,9 +44,11 @@ def owed(journal: Journal) -> Iterator[tuple[str, str]]:
             yield from ((node, record.container) for node in (record.source, record.destination))
 
 
-def advice(record: Migration) -> str:
+def advice(record: Migration, cause: str) -> str:
     """What state everything is in when a migration has failed, and what becomes of it."""
     name, source, destination = record.container, record.source, record.destination
+    if cause == MemoryLost.default_cause:
+        return f"no copy of {name} runs any more: remove it with DELETE /v1.0/containers/{name} and create it anew"
     if record.past_pivot:
         return f"{name} runs on {destination}, but tidying up did not finish; it goes on when both are connected again"
     where = f"{name} may run on {destination} or on {source}, which keeps its checkpoint"

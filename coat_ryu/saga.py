@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from coat_ryu.model import MacPolicy, Mode
+from coat_ryu.model import MacPolicy, Memory, Mode
 
 State = Literal["running", "succeeded", "rolled_back", "failed"]
 Site = Literal["source", "destination", "controller"]
@@ -46,6 +46,7 @@ STEPS = {
         Step("clear_namespace", "source"),
         Step("transfer", "source"),
         Step("restore", "destination"),
+        Step("pages", "destination"),
         Step("finish", "controller"),
     )
 }
@@ -83,6 +84,14 @@ PLANS: dict[Mode, tuple[Batch, ...]] = {
 }
 
 
+def plan(mode: Mode, memory: Memory = "full") -> tuple[Batch, ...]:
+    """The mode's batches. Lazy memory comes when the container runs, and the source keeps what it has until then."""
+    if memory != "lazy":
+        return PLANS[mode]
+    *before, last = PLANS[mode]
+    return (*before, Batch(("pages", *last.steps), last.pace))
+
+
 class StepRecord(BaseModel):
     """One step as it went. Durations in seconds; ``remote_overhead_s`` is the part of ``duration_s`` that was not its
     own work.
@@ -111,6 +120,7 @@ class Migration(BaseModel):
     destination: str
     mode: Mode
     mac: MacPolicy
+    memory: Memory = "full"
     state: State = "running"
     started_at: str
     finished_at: str | None = None
@@ -166,9 +176,9 @@ def undo_order(mode: Mode, begun: Iterable[str]) -> Iterator[str]:
     return (name for name in UNDO_ORDER if name in started)
 
 
-def after_pivot(mode: Mode, done: Iterable[str]) -> list[str]:
+def after_pivot(mode: Mode, done: Iterable[str], memory: Memory = "full") -> list[str]:
     """What remains to be done once the container runs at its destination, in the mode's order."""
-    order = [name for batch in PLANS[mode] for name in batch.steps]
+    order = [name for batch in plan(mode, memory) for name in batch.steps]
     finished = set(done)
     return [name for name in order[order.index(PIVOT) + 1 :] if name not in finished]
 

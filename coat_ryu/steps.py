@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from coat_ryu import memory
 from coat_ryu.containers import create_args, endpoint_args
 from coat_ryu.errors import CoatError, Conflict, NodeUnreachable, SwitchError, SwitchTimeout
 from coat_ryu.fabric import Waiter
@@ -44,6 +45,7 @@ def preflight(move: Move, tally: Tally) -> None:
     here_is, there_is = (_facts(move, tally, site) for site in (move.source, move.destination))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
     may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)
+    memory.may_move(move, tally, here_is, there_is)
     if there is not None:  # what an earlier migration left
         move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
     tally.detail["image"] = here["image"]
@@ -98,6 +100,8 @@ def prepare(move: Move, tally: Tally) -> None:
     """Container and restore stand ready at the destination, and both ends of the transfer are connected."""
     move.call(tally, move.destination, "container_create", create_args(move.moved_spec), move.bulk)
     to = tally.detail["to"] = _receive(move, tally, move.transfer, move.identities()[1], "state")
+    if memory.is_lazy(move):
+        return memory.prepare(move, tally)
     tally.detail.update(move.call(tally, move.source, "send_open", _sending(move, to)).result)
     move.call(tally, move.destination, "restore_open", _restore_args(move), move.bulk)
 
@@ -105,6 +109,7 @@ def prepare(move: Move, tally: Tally) -> None:
 def undo_prepare(move: Move, tally: Tally) -> None:
     move.tidy(tally, move.destination, "container_remove", {"name": move.name})
     _discard(move, tally)
+    memory.undo_prepare(move, tally)
 
 
 def _discard(move: Move, tally: Tally) -> None:
@@ -135,6 +140,7 @@ def turn_away(move: Move, binding: Binding) -> None:
 def undo_checkpoint(move: Move, tally: Tally) -> None:
     """The container runs on at the source, from its own checkpoint. A copy that was never stopped is left alone."""
     _endpoint(move, tally, move.source, move.spec)
+    memory.undo_checkpoint(move, tally)
     here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
     if here is not None and here["state"] in ("running", "paused"):
         move.call(tally, move.source, "thaw", {"name": move.name})
@@ -213,10 +219,10 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     """
     to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
     waiting = {"verb": "receive_wait", "args": move.fenced({"transfer": move.transfer, "timeout": move.bulk})}
-    sending = move.fenced({**_checkpoint_args(move), **_sending(move, to)})
+    verb, args = memory.checkpoint(move, {**_checkpoint_args(move), **_sending(move, to)})
     ahead = Ahead(lambda: move.destination.call("chain", {"steps": [waiting, *_restore_steps(move)]}, move.bulk))
     try:
-        sending_ahead = Ahead(lambda: move.source.call("checkpoint_send", sending, move.bulk))
+        sending_ahead = Ahead(lambda: move.source.call(verb, move.fenced(args), move.bulk))
         turn_away(move, move.crossing(filling=True))
         sent = sending_ahead.result()
     except CoatError as error:
@@ -248,15 +254,26 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
 def finish(move: Move, tally: Tally) -> None:
     """Frames take the direct way again and nothing is left of the old place."""
     if move.found_running:
-        move.call(tally, move.destination, "restore", _restore_args(move), move.bulk)
-    _turn(move, tally, move.crossing(filling=False))
-    _count(move, move.call(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}).result)
-    settled = move.fabric.bind(move.at_destination())
+        move.call(tally, move.destination, memory.restore(move), _restore_args(move), move.bulk)
+    settled = _straighten(move, tally)
     if move.new_mac != move.spec.mac:
         _tell_peers(move, tally, settled)
+    memory.finish(move, tally)
     move.tidy(tally, move.source, "container_remove", {"name": move.name})
     move.tidy(tally, move.source, "transfer_discard", {"transfer": move.transfer})
     move.call(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+
+
+def pages(move: Move, tally: Tally) -> None:
+    """The container runs, and its frames take the direct way while its memory follows."""
+    _straighten(move, tally)
+    memory.await_pages(move, tally)
+
+
+def _straighten(move: Move, tally: Tally) -> Waiter:
+    _turn(move, tally, move.crossing(filling=False))
+    _count(move, move.call(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}).result)
+    return move.fabric.bind(move.at_destination())
 
 
 def _tell_peers(move: Move, tally: Tally, settled: Waiter) -> None:
@@ -321,7 +338,7 @@ def _restore_steps(move: Move) -> list[dict[str, Any]]:
     """The restore at the destination, which releases the hold at the container's first instruction; then the counts."""
     port = {"port": move.tap.port}
     return [
-        {"verb": "restore", "args": move.fenced({**_restore_args(move), "release": move.tap.port})},
+        {"verb": memory.restore(move), "args": move.fenced({**_restore_args(move), "release": move.tap.port})},
         {"verb": "hold_release", "args": move.fenced(port)},
     ]
 
@@ -358,6 +375,7 @@ DO: dict[str, Action] = {
     "clear_namespace": clear_namespace,
     "transfer": transfer,
     "restore": restore,
+    "pages": pages,
     "finish": finish,
 }
 

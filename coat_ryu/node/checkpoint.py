@@ -137,7 +137,7 @@ def _checkpoint(name: str, port: str | None, beside: Beside) -> dict[str, Any]:
         mark.unlink()
     done = {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats}
     if stopped is not None:
-        done |= {"gate_s": stopped.waited_s, "gaps_s": stopped.gaps_s, "gaps_left": stopped.gaps_left}
+        done |= stopped.as_json()
     return done
 
 
@@ -175,8 +175,7 @@ def restore(
     stats_file = where.bundle / RESTORED
     stats_file.unlink(missing_ok=True)
     try:
-        # A hold keeps every packet away, so CRIU need not.
-        settings = [] if release is None else ["network-lock=skip"]
+        settings = [] if release is None else [criu.NO_LOCK]
         seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release))
         with criu.configured(name, *settings), seeing as seen:
             resumed_at = _restore(name, where, go_on, seen)

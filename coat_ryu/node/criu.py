@@ -39,6 +39,8 @@ DIRECTORY = Path("/run/coat/criu")
 # A checkpoint names the cgroup of its container, and CRIU would put the processes there, where the runtime does
 # not find them to freeze them again. Left alone, they stay in the one that was made for the destination's container.
 ALWAYS = "manage-cgroups=ignore"
+NO_LOCK = "network-lock=skip"
+"""For a restore, while a hold keeps every packet away."""
 
 
 def annotation(name: str) -> str:

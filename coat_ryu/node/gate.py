@@ -71,10 +71,11 @@ class Gate:
         self._lock = threading.Lock()
         self._filling: threading.Thread | None = None
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds that CRIU stood still until it was let through."""
-        return max(0.0, self._passed_at - self._waiting_since) if self._passed_at and self._waiting_since else 0.0
+    def as_json(self) -> dict[str, Any]:
+        """For the record; ``gate_s`` is how long CRIU stood still until it was let through, in seconds."""
+        known = self._passed_at and self._waiting_since
+        waited = max(0.0, self._passed_at - self._waiting_since) if known else 0.0
+        return {"gate_s": waited, "gaps_s": self.gaps_s, "gaps_left": self.gaps_left}
 
     def open(self, gaps: Gaps, let_through: int) -> None:
         """From here on it can be passed: by a byte written to ``let_through``."""

@@ -17,7 +17,19 @@ from threading import Lock, Timer
 from typing import Any, BinaryIO
 
 # Imported for the verbs that they register.
-from coat_ryu.node import checkpoint, endpoint, facts, freezer, gate, hold, podman, residue, transfer, vswitch  # noqa: F401
+from coat_ryu.node import (  # noqa: F401
+    checkpoint,
+    endpoint,
+    facts,
+    freezer,
+    gate,
+    hold,
+    lazy,
+    podman,
+    residue,
+    transfer,
+    vswitch,
+)
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import deadline
 from coat_ryu.node.verbs import call, verb

@@ -160,13 +160,20 @@ def install(directory: Path, place: Place) -> None:
         raise Failure("conflict", "transfer: its state is not there, or was used before")
     remove_checkpoint(place)
     (directory / CHECKPOINT).rename(place.bundle / CHECKPOINT)
-    with tarfile.open(directory / SHM_ARCHIVE) as archive:
-        for member in archive:
-            if os.path.normpath(member.name) != ".":
-                _extract(archive, member, (place.bundle / SHM).resolve())
+    if place.mounted:
+        _fill_shm(directory / SHM_ARCHIVE, (place.bundle / SHM).resolve())
+    else:  # Podman does it when it mounts
+        (directory / SHM_ARCHIVE).rename(place.bundle / SHM_ARCHIVE)
     with overlayfs.lifted(place.upper.with_name("merged")):
         shutil.rmtree(place.upper)
         _move(directory / LAYER, place.upper)
+
+
+def _fill_shm(archive: Path, root: Path) -> None:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if os.path.normpath(member.name) != ".":
+                _extract(tar, member, root)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -38,6 +38,9 @@ class FakeNode:
     discarded: set[str] = field(default_factory=set)
     early: set[str] = field(default_factory=set)
     standing: dict[str, str] = field(default_factory=dict)
+    pagers: set[str] = field(default_factory=set)
+    giving: set[str] = field(default_factory=set)
+    memory_lost: bool = False
     epochs: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -180,7 +183,7 @@ class FakeNode:
         return {"bytes": 9, "sha256": "00"}
 
     def send_state(self, transfer: str, name: str, to: dict[str, Any], **_: Any) -> Any:
-        if self.containers.get(name, {}).get("state") != "checkpointed":
+        if self.containers.get(name, {}).get("state") not in ("checkpointed", "paused"):
             raise self.fail(f"{name} has no checkpoint")
         self.early.discard(transfer)
         receiver, _name = self.world.listening[to["port"]]
@@ -189,7 +192,56 @@ class FakeNode:
         return {"bytes": 7, "sha256": "00"}
 
     def thaw(self, name: str) -> Any:
+        here = self.containers.get(name)
+        if here is not None and here["state"] == "paused":
+            if here["name"] in self.giving:
+                raise self.fail(f"{name} is thawed though its memory is still given away")
+            here["state"] = "running"
         return {"thawed": True}
+
+    def memory_features(self) -> Any:
+        return {"lazy": None, "dirty_tracking": False}
+
+    def pages_open(self, transfer: str, **_: Any) -> Any:
+        self.pagers.add(transfer)
+        return {"port": 1}
+
+    def lazy_checkpoint(self, name: str, transfer: str, to: dict[str, Any], **_: Any) -> Any:
+        """The processes are frozen, and live until the last page has gone."""
+        here = self.containers.get(name)
+        if here is None or here["state"] != "running":
+            raise self.fail(f"{name} does not run")
+        here["state"] = "paused"
+        self.giving.add(name)
+        self.pagers.add(transfer)
+        done = {"bytes": 7, "frozen_at": 10.0, "finished_at": 10.1, "criu": {}}
+        return {"checkpoint": done, "sent": self.send_state(transfer, name, to)}
+
+    def lazy_restore(self, transfer: str, **args: Any) -> Any:
+        if transfer not in self.pagers and self.containers.get(args["name"], {}).get("state") != "running":
+            raise self.fail("no pages are expected")
+        return self.restore(transfer=transfer, **args)
+
+    def pages_wait(self, transfer: str, name: str, timeout: float) -> Any:
+        if self.memory_lost:
+            self.containers[name]["state"] = "stopped"
+            raise NodeError("the pages stopped coming", node=self.name, cause="memory_lost")
+        for other in self.world.nodes.values():
+            if name in other.giving:
+                other.giving.discard(name)
+                other.pagers.discard(transfer)
+                other.containers[name]["state"] = "stopped"
+        self.pagers.discard(transfer)
+        return {"done": True, "bytes": 8}
+
+    def pages_take_back(self, transfer: str, name: str) -> Any:
+        self.giving.discard(name)
+        self.pagers.discard(transfer)
+        return {"mended": 1}
+
+    def pages_discard(self, transfer: str) -> Any:
+        self.pagers.discard(transfer)
+        return {"removed": True}
 
     def freeze_wait(self, name: str) -> Any:
         return {"frozen_at": 10.0}
@@ -274,6 +326,7 @@ class World:
     def residue(self, home: str) -> list[str]:
         """What is anywhere but where the one container lives, and should not be."""
         left = [f"{node.name}: tap {tap}" for node in self.nodes.values() for tap in node.taps]
+        left += [f"{node.name}: pager {key}" for node in self.nodes.values() for key in node.pagers]
         left += [f"{node.name}: transfer {key}" for node in self.nodes.values() for key in node.transfers]
         left += [f"{node.name}: connection {key}" for node in self.nodes.values() for key in node.early]
         left += [f"{node.name}: restore of {name}" for node in self.nodes.values() for name in node.standing]
@@ -316,6 +369,9 @@ class FakeRemote:
 
     def _raise_if_dark(self, verb: str) -> None:
         if self._node.name in self._node.world.dark:
+            # what lives in a hook ends with the connection that carries it
+            self._node.early.clear()
+            self._node.standing.clear()
             raise NodeUnreachable(f"node {self._node.name} is dark", node=self._node.name, command=verb)
 
     def start(self) -> None: ...

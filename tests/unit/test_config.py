@@ -73,6 +73,11 @@ def test_a_broken_topology_is_refused_with_file_field_and_reason(change: tuple[s
             b'{"container": "x", "to": "b", "mode": "quick"}',
             "mode: input should be 'prepared', 'parallel' or 'sequential'",
         ),
+        (b'{"container": "x", "to": "b", "memory": "all"}', "memory: input should be 'full', 'lazy' or 'precopy'"),
+        (
+            b'{"container": "x", "to": "b", "mode": "sequential", "memory": "lazy"}',
+            "memory: value error, anything but full needs mode prepared, not 'lazy'",
+        ),
         (b'{"container": "x", "to": "b", "wait": "yes"}', "wait: input should be a valid boolean"),
         (b'{"container": "x; rm -rf /", "to": "b"}', "container: 'x; rm -rf /' is not allowed"),
         (b"\xff", "not JSON"),

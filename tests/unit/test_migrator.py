@@ -33,6 +33,8 @@ nodes: [{name: a, address: 10.0.0.1}, {name: b, address: 10.0.0.2}]
 )
 SPEC = ContainerSpec(name="web", node="a", image="img", ip=IPv4Address("192.168.50.7"))
 MODES = ("sequential", "parallel", "prepared")
+WAYS = [*((mode, "full") for mode in MODES), ("prepared", "lazy")]
+"""A mode, and how the memory moves."""
 
 
 class MortalJournal(Journal):
@@ -153,6 +155,36 @@ def test_the_paper_s_order_is_kept(controller: Controller) -> None:
     assert [name for name in names if name in paper] == paper
 
 
+def test_lazy_memory_is_awaited_before_anything_of_the_source_goes(controller: Controller) -> None:
+    record = controller.run(memory="lazy")
+    assert (record.state, record.error) == ("succeeded", None)
+    names = [step.name for step in record.steps]
+    assert names[names.index("restore") :] == ["restore", "pages", "clear_namespace", "finish"]
+    assert record.steps[names.index("pages")].detail["bytes"] == 8
+    assert controller.world.running("web") == ["b"] and controller.world.residue(home="b") == []
+
+
+def test_memory_that_is_lost_after_the_pivot_is_told_and_not_tried_again(controller: Controller) -> None:
+    controller.world.nodes["b"].memory_lost = True
+    record = controller.run(memory="lazy")
+    assert record.state == "failed" and record.error is not None
+    assert record.error.cause == "memory_lost" and "no copy of web runs" in record.error.message
+    assert [step.attempts for step in record.steps if step.name == "pages"] == [1]
+    assert controller.world.running("web") == []
+    assert all(not node.pagers and "web" not in node.containers for node in controller.world.nodes.values())
+
+
+@pytest.mark.parametrize(("memory", "cause"), [("precopy", "no_dirty_tracking"), ("lazy", "no_lazy_pages")])
+def test_memory_that_cannot_move_so_is_refused_before_anything_is_touched(
+    controller: Controller, memory: str, cause: str
+) -> None:
+    lacking = {"lazy": "no userfaultfd", "dirty_tracking": False}
+    controller.world.nodes["b"].memory_features = lambda: lacking  # type: ignore[method-assign]
+    record = controller.run(memory=memory)
+    assert record.error is not None and (record.state, record.error.cause) == ("rolled_back", cause)
+    assert [step.name for step in record.steps] == ["preflight"]
+
+
 def test_the_image_is_brought_before_the_freeze(controller: Controller) -> None:
     controller.world.nodes["b"].images.clear()
     record = controller.run(mode="sequential")
@@ -201,13 +233,13 @@ def test_a_journal_that_cannot_be_written_refuses_new_migrations(controller: Con
 
 @settings(max_examples=120, deadline=None)
 @given(
-    mode=st.sampled_from(MODES),
-    position=st.integers(0, 24),
+    way=st.sampled_from(WAYS),
+    position=st.integers(0, 30),
     moment=st.sampled_from(["before", "after"]),
     error=st.sampled_from([NodeError, NodeUnreachable]),
 )
 def test_a_request_that_fails_once_leaves_one_copy_and_no_residue(
-    tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, moment: str, error: type[NodeError]
+    tmp_path_factory: pytest.TempPathFactory, way: tuple[str, str], position: int, moment: str, error: type[NodeError]
 ) -> None:
     world = world_with_web()
     controller = Controller(world, tmp_path_factory.mktemp("run") / "journal.db")
@@ -219,7 +251,7 @@ def test_a_request_that_fails_once_leaves_one_copy_and_no_residue(
             raise error(f"{verb} broke", node=node)
 
     setattr(world, moment, fault)
-    record = controller.run(mode=mode)
+    record = controller.run(mode=way[0], memory=way[1])
     assert record.state in ("succeeded", "rolled_back"), record.error
     home = "b" if record.state == "succeeded" else "a"
     assert world.running("web") == [home]
@@ -234,9 +266,9 @@ def test_a_request_that_fails_once_leaves_one_copy_and_no_residue(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @settings(max_examples=150, deadline=None)
-@given(mode=st.sampled_from(MODES), position=st.integers(0, 24), moment=st.sampled_from(["before", "after"]))
+@given(way=st.sampled_from(WAYS), position=st.integers(0, 30), moment=st.sampled_from(["before", "after"]))
 def test_a_controller_that_is_killed_at_any_moment_is_succeeded_by_one_that_puts_things_right(
-    tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, moment: str
+    tmp_path_factory: pytest.TempPathFactory, way: tuple[str, str], position: int, moment: str
 ) -> None:
     world = world_with_web()
     journal = tmp_path_factory.mktemp("run") / "journal.db"
@@ -249,7 +281,7 @@ def test_a_controller_that_is_killed_at_any_moment_is_succeeded_by_one_that_puts
             first.killed.set()
 
     setattr(world, moment, fault)
-    first.run(mode=mode)
+    first.run(mode=way[0], memory=way[1])
     world.before = world.after = lambda number, node, verb: None
 
     second = Controller(world, journal)

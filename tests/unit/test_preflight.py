@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from coat_ryu.errors import Conflict
-from coat_ryu.preflight import check, refusals
+from coat_ryu.model import Memory
+from coat_ryu.preflight import check, memory_refusals, refusals
 
 VERSIONS = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15", "ovs": "3.5.0"}
 NODE: dict[str, Any] = {
@@ -63,3 +64,29 @@ def test_the_first_reason_is_told() -> None:
     with pytest.raises(Conflict, match="in the pod p") as refusal:
         check("a", "b", NODE, NODE, {**NEEDS, "pod": "p"}, 1500)
     assert refusal.value.cause == "in_a_pod"
+
+
+CAN: dict[str, Any] = {"lazy": None, "dirty_tracking": True}
+
+
+@pytest.mark.parametrize(
+    ("memory", "features", "versions", "causes"),
+    [
+        ("lazy", {}, {}, []),
+        ("lazy", {"dirty_tracking": False}, {}, []),
+        ("lazy", {"lazy": "the kernel lacks uffd"}, {}, ["no_lazy_pages"]),
+        ("lazy", {}, {"podman": "4.3.1"}, ["old_podman"]),
+        ("lazy", {}, {"podman": "4.4"}, []),
+        ("lazy", {}, {"runtime": "crun 1.21"}, ["no_lazy_pages"]),
+        ("precopy", {}, {}, ["not_implemented"]),
+        ("precopy", {"dirty_tracking": False}, {}, ["no_dirty_tracking", "not_implemented"]),
+        ("full", {"lazy": "no", "dirty_tracking": False}, {"podman": "4.2"}, []),
+    ],
+)
+def test_memory_moves_only_where_both_nodes_can_do_it(
+    memory: Memory, features: dict[str, Any], versions: dict[str, str], causes: list[str]
+) -> None:
+    there = {**NODE, "versions": {**VERSIONS, **versions}}
+    found = list(memory_refusals(memory, {"a": CAN, "b": {**CAN, **features}}, {"a": NODE, "b": there}))
+    assert [refusal.cause for refusal in found] == causes
+    assert all("node b" in refusal.message for refusal in found if refusal.cause != "not_implemented")

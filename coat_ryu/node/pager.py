@@ -1,0 +1,360 @@
+"""The memory that follows a container which runs already: one process on each side, which outlives the hook.
+
+CRIU's page server on the source and its lazy-pages daemon on the destination speak over loopback and in the clear. A
+pager stands before each, and between the two is TLS with the migration's one-time keys. The hook starts a pager
+(``lazy``), writes JSON lines to it and reads JSON lines; what a later hook has to know is in a file.
+
+CRIU takes a page server's client that goes for one that has everything, and ends the frozen processes. So the source's
+pager lets go of it in two cases only: the other side says that all pages are there (TLS's close_notify), or the hook
+wants the container back (SIGTERM): then CRIU is told nonsense, fails, and leaves the processes alive.
+
+Memory that has not come reads as zeros once CRIU's daemon has gone (userfaultfd(2)). So when pages stop coming, the
+destination's pager first ends the container and then the daemon.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coat_ryu.node.stream import BUFFER, tls_context
+
+STATUS = "status.json"
+LOOPBACK = "127.0.0.1"
+SILENCE = 15.0
+"""Seconds after which a peer that does not acknowledge is given up."""
+CONNECT_TIMEOUT = 30.0
+TICK = 0.1
+RESTORE_PATIENCE = 2.0
+"""Seconds that a restore is given to end after pages have stopped coming: it hangs, or is nearly through."""
+END_PATIENCE = 10.0
+NONSENSE = b"\xff" * 64
+"""A command of the page server's (``struct page_server_iov``, criu/page-xfer.c) that does not exist."""
+REPORTS_EVERY = 0.5
+
+
+class Cut(Exception):
+    """The other side has gone without a word."""
+
+
+class Status:
+    """What became of the pages, in a file that whoever asks can read."""
+
+    def __init__(self, directory: Path, **first: Any) -> None:
+        self._path = directory / STATUS
+        self._said: dict[str, Any] = {"pid": os.getpid(), "bytes": 0, "error": None, **first}
+        self._written = 0.0
+        self.told = False
+        self.set()
+
+    def set(self, **changes: Any) -> None:
+        self._said.update(changes)
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(self._said))
+        part.rename(self._path)
+        self._written = time.monotonic()
+
+    def count(self, size: int) -> None:
+        self._said["bytes"] += size
+        if time.monotonic() - self._written > REPORTS_EVERY:
+            self.set()
+
+
+def _say(**words: Any) -> None:
+    with contextlib.suppress(OSError):  # the hook has gone; the pages come all the same
+        sys.stdout.write(json.dumps(words) + "\n")
+        sys.stdout.flush()
+
+
+def _prompt(connection: socket.socket) -> None:
+    """Requests are small: a second one would wait for the acknowledgement of the first (Nagle), 40 ms a page."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _watchful(connection: socket.socket) -> None:
+    _prompt(connection)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 3), (socket.TCP_KEEPINTVL, 3), (socket.TCP_KEEPCNT, 4)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE * 1000))
+
+
+def _receive(peer: ssl.SSLSocket) -> bytes | None:
+    """What has come; b"" when the peer has said that this was all, None when it was less than a record. Raises Cut."""
+    peer.setblocking(False)
+    try:
+        return peer.recv(BUFFER)
+    except (ssl.SSLWantReadError, BlockingIOError):
+        return None
+    except OSError as error:
+        raise Cut(str(error)) from error
+
+
+def _send(peer: ssl.SSLSocket, data: bytes) -> None:
+    peer.settimeout(SILENCE * 2)
+    try:
+        peer.sendall(data)
+    except OSError as error:
+        raise Cut(str(error)) from error
+
+
+def _close(peer: ssl.SSLSocket) -> None:
+    """Says that all has been said."""
+    peer.settimeout(SILENCE)
+    with contextlib.suppress(OSError):
+        peer.unwrap()
+    peer.close()
+
+
+def _readable(peer: ssl.SSLSocket, other: socket.socket) -> list[socket.socket]:
+    return [peer] if peer.pending() else select.select([peer, other], [], [], TICK)[0]
+
+
+# ---- the source
+
+
+class Giver:
+    """Dumps all but the memory, then gives that page by page."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._order = order
+        self._wanted_back = False
+        signal.signal(signal.SIGTERM, self._want_back)
+
+    def _want_back(self, *_: Any) -> None:
+        self._wanted_back = True
+
+    def run(self) -> None:
+        status = Status(Path(self._order["directory"]), state="dumping")
+        to = self._order["to"]
+        context = tls_context(ssl.PROTOCOL_TLS_CLIENT, self._order["tls"])
+        plain = socket.create_connection((to["address"], to["port"]), CONNECT_TIMEOUT)
+        _watchful(plain)
+        peer = context.wrap_socket(plain, suppress_ragged_eofs=False)
+        with self._dump() as (dump, server):
+            if server is None:
+                status.set(state="failed")
+                return _say(error="the runtime's checkpoint failed", stderr=self._stderr())
+            status.set(state="giving")
+            _say(ready=True)
+            self._give(peer, server, dump, status)
+        done = dump.returncode == 0
+        status.set(state="done" if done else "taken_back", error=None if done else self._stderr())
+
+    def _stderr(self) -> str:
+        return Path(self._order["log"]).read_text(errors="replace")
+
+    @contextlib.contextmanager
+    def _dump(self) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket | None]]:
+        """The runtime's checkpoint, and a connection to CRIU's page server; None when it ended before."""
+        with socket.create_server((LOOPBACK, 0)) as probe:
+            port = probe.getsockname()[1]
+        ready, tell = os.pipe()
+        options = ["--lazy-pages", "--page-server", f"{LOOPBACK}:{port}", "--status-fd", str(tell)]
+        argv = [*self._order["argv"], *options, self._order["id"]]
+        with open(self._order["log"], "wb") as log:
+            dump = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[tell], cwd="/")
+        os.close(tell)
+        with dump:
+            if os.read(ready, 1) != b"\0":  # CRIU's word for "the page server listens"
+                dump.wait()
+                yield dump, None
+            else:
+                with socket.create_connection((LOOPBACK, port)) as server:
+                    _prompt(server)
+                    yield dump, server
+
+    def _give(self, peer: ssl.SSLSocket, server: socket.socket, dump: subprocess.Popen[bytes], status: Status) -> None:
+        try:
+            while dump.poll() is None and not self._wanted_back:
+                for end in _readable(peer, server):
+                    data = _receive(peer) if end is peer else server.recv(BUFFER)
+                    if data and end is peer:
+                        server.sendall(data)
+                    elif data:
+                        _send(peer, data)
+                        status.count(len(data))
+                    elif data is not None:
+                        return _close(peer)
+        except Cut as cut:
+            # It may be wanted back, or be lost: that is not ours to decide.
+            status.set(state="cut", error=str(cut))
+            peer.close()
+        while dump.poll() is None and not self._wanted_back:
+            time.sleep(TICK)
+        if self._wanted_back:
+            server.sendall(NONSENSE)
+
+
+# ---- the destination
+
+
+class Taker:
+    """Waits for the giver, then restores the container and fetches what it has not got."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._status = Status(Path(order["directory"]), state="waiting")
+        self._context = tls_context(ssl.PROTOCOL_TLS_SERVER, order["tls"])
+        where = order["address"]
+        family = socket.AF_INET6 if ":" in where else socket.AF_INET
+        self._listener = socket.create_server((where, 0), family=family)
+        self._peers: list[ssl.SSLSocket] = []
+        self._arrived = threading.Event()
+
+    def run(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+        _say(port=self._listener.getsockname()[1])
+        line = sys.stdin.readline()
+        if not line:  # there will be no restore
+            return
+        self._order = json.loads(line)
+        self._status.set(state="restoring", container=self._order["id"])
+        if not self._arrived.wait(CONNECT_TIMEOUT):
+            return self._failed("the source's pages are not offered")
+        self._fetch(self._peers[0])
+
+    def _listen(self) -> None:
+        while not self._peers:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
+
+    def _greet(self, connection: socket.socket) -> None:
+        connection.settimeout(CONNECT_TIMEOUT)
+        _watchful(connection)
+        try:
+            peer = self._context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False)
+        except OSError:
+            return connection.close()  # a stranger
+        self._peers.append(peer)
+        self._arrived.set()
+        self._listener.close()
+
+    def _failed(self, why: str, stderr: str = "") -> None:
+        self._status.set(state="failed", error=why)
+        _say(error=why, stderr=stderr)
+
+    def _fetch(self, peer: ssl.SSLSocket) -> None:
+        server, client = _loopback_pair()
+        daemon = self._daemon(client)
+        client.close()
+        if daemon is None:
+            return self._failed("CRIU's lazy-pages daemon did not start")
+        with open(self._order["log"], "wb") as log:
+            env = {**os.environ, **self._order["env"]}
+            restore = subprocess.Popen(self._order["argv"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
+        try:
+            self._relay(peer, server, restore)
+            daemon.wait(END_PATIENCE)
+            if daemon.returncode != 0:
+                raise Cut(f"CRIU's lazy-pages daemon ended with status {daemon.returncode}")
+        except (Cut, OSError, subprocess.TimeoutExpired) as error:
+            return self._lost(restore, daemon, str(error))
+        restore.wait()
+        self._tell(restore)
+        if restore.returncode == 0:
+            _close(peer)
+            self._status.set(state="done")
+
+    def _daemon(self, client: socket.socket) -> subprocess.Popen[bytes] | None:
+        work = Path(self._order["work"])
+        meeting = work / "lazy-pages.socket"
+        meeting.unlink(missing_ok=True)
+        where = ["--images-dir", self._order["images"], "--work-dir", str(work), "--log-file", "lazy-pages.log"]
+        argv = ["criu", "lazy-pages", "--page-server", "--ps-socket", str(client.fileno()), *where]
+        quiet = subprocess.DEVNULL
+        daemon = subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=[client.fileno()], cwd="/")
+        give_up = time.monotonic() + CONNECT_TIMEOUT
+        while not meeting.exists():
+            if daemon.poll() is not None or time.monotonic() > give_up:
+                daemon.kill()
+                daemon.wait()
+                return None
+            time.sleep(0.001)
+        return daemon
+
+    def _relay(self, peer: ssl.SSLSocket, server: socket.socket, restore: subprocess.Popen[bytes]) -> None:
+        """Until CRIU's daemon has all that it wants. Raises Cut."""
+        told = False
+        while True:
+            if not told and restore.poll() is not None:
+                told = True
+                self._tell(restore)
+                if restore.returncode != 0:
+                    raise Cut("the restore failed")
+            for end in _readable(peer, server):
+                data = _receive(end) if end is peer else server.recv(BUFFER)
+                if data is None:
+                    continue
+                if end is peer:
+                    if not data:
+                        raise Cut("the source has ended")
+                    server.sendall(data)
+                    self._status.count(len(data))
+                elif data:
+                    _send(peer, data)
+                else:
+                    return
+
+    def _tell(self, restore: subprocess.Popen[bytes]) -> None:
+        """The hook that waits for the restore hears how it went, once."""
+        if self._status.told:
+            return
+        self._status.told = True
+        if restore.returncode == 0:
+            self._status.set(state="fetching")
+            _say(restored=True)
+        else:
+            self._failed("the restore failed", Path(self._order["log"]).read_text(errors="replace"))
+
+    def _lost(self, restore: subprocess.Popen[bytes], daemon: subprocess.Popen[bytes], why: str) -> None:
+        """The container ends before it can read a page that is not there."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            restore.wait(RESTORE_PATIENCE)
+        self._kill_container()
+        daemon.kill()
+        daemon.wait()
+        restore.wait()
+        self._kill_container()
+        if not self._status.told:
+            return self._failed(why, Path(self._order["log"]).read_text(errors="replace"))
+        if restore.returncode == 0:
+            self._status.set(state="lost", error=why)
+
+    def _kill_container(self) -> None:
+        quiet = subprocess.DEVNULL
+        subprocess.run(self._order["kill"], stdin=quiet, stdout=quiet, stderr=quiet, check=False)
+
+
+def _loopback_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected TCP sockets: CRIU sets TCP's options on its own."""
+    with socket.create_server((LOOPBACK, 0), backlog=1) as listener:
+        client = socket.create_connection(listener.getsockname())
+        while True:
+            server, other = listener.accept()
+            if other == client.getsockname():
+                _prompt(server)
+                return server, client
+            server.close()
+
+
+def main() -> None:
+    """Entry point; the first line of standard input says which side this is."""
+    order = json.loads(sys.stdin.readline())
+    try:
+        if order.pop("role") == "give":
+            Giver(order).run()
+        else:
+            Taker(order).run()
+    except Exception as error:
+        _say(error=f"{type(error).__name__}: {error}", stderr="")
+        raise
