@@ -35,8 +35,8 @@ import json, os, subprocess
 def out(*argv): return subprocess.run(argv, capture_output=True, text=True, timeout=30).stdout
 inside = out("nsenter", "--net=/run/netns/{NETNS}", "ip", "-json", "address") or "[]"
 links = [
-    [link["ifname"], link["mtu"], link["address"], sorted((one["local"], one["prefixlen"]) for one in link["addr_info"])]
-    for link in json.loads(inside)
+    [one["ifname"], one["mtu"], one["address"], sorted((of["local"], of["prefixlen"]) for of in one["addr_info"])]
+    for one in json.loads(inside)
 ]
 containers = [
     [one["Names"], one["Id"], one["State"], one["Pid"]]
