@@ -155,7 +155,7 @@ class Bench:
             sprung = self._strike(case, ends, ends[end], identifier)
         record = self._wait(identifier)
         if reaction in ("fail", "hang", "late", "stall"):
-            sprung = self.saboteur.sprung(ends[end])
+            sprung = self.saboteur.sprung(ends[end], reaction)
         if reaction in ("late", "stall"):
             time.sleep(LATE)
         return record, sprung

@@ -36,11 +36,13 @@ case $reaction in
     hang) exec sleep 600 ;;
     late) sleep {late:g}; exec {path} "$@" ;;
     stall)
-        printf '#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-resume ] || sleep {late:g}\n' >$trap/stall
+        printf '#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-resume ] || {{ touch %s; sleep {late:g}; }}\n' \
+            $trap/stalled >$trap/stall
         chmod 755 $trap/stall
-        echo "action-script $trap/stall" >/etc/criu/default.conf
+        cp /run/coat/criu.conf $trap/criu.conf
+        echo "action-script=$trap/stall" >>/run/coat/criu.conf
         {path} "$@"; status=$?
-        rm /etc/criu/default.conf
+        cp $trap/criu.conf /run/coat/criu.conf
         exit $status ;;
     before) touch $trap/reached; meet; exec {path} "$@" ;;
     during) {path} "$@" & touch $trap/reached; wait $!; exit ;;
@@ -68,8 +70,9 @@ class Saboteur:
         script = 'rm -rf "$0" && mkdir "$0" && echo "$1" >"$0/reaction" && echo "$2" >"$0/pattern"'
         self.lab.exec(host, ["sh", "-c", script, TRAP, reaction, pattern])
 
-    def sprung(self, host: str) -> bool:
-        return self.lab.exec(host, ["test", "-e", f"{TRAP}/sprung"], check=False).returncode == 0
+    def sprung(self, host: str, reaction: Reaction) -> bool:
+        file = "stalled" if reaction == "stall" else "sprung"
+        return self.lab.exec(host, ["test", "-e", f"{TRAP}/{file}"], check=False).returncode == 0
 
     def at_trap(self, host: str, act: Callable[[], None], over: Callable[[], bool]) -> bool:
         """Acts when the trapped command waits, and lets it go on. False if the migration is ``over`` before."""
