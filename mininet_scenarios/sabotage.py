@@ -16,9 +16,9 @@ from typing import Literal
 from mininet_scenarios import cgroups
 from mininet_scenarios.lab import Lab
 
-Reaction = Literal["fail", "hang", "late", "stall", "before", "during", "after"]
+Reaction = Literal["fail", "hang", "late", "before", "during", "after"]
 """What the wrapped command does: ends with an error, never ends, begins ``LATE`` seconds later, or waits for us before
-or after its work, or not. ``stall``: CRIU waits so long when all is restored and the processes are about to run."""
+or after its work, or not."""
 
 LATE = 13.0
 
@@ -35,15 +35,6 @@ case $reaction in
     fail) echo "sabotage: $*" >&2; exit 125 ;;
     hang) exec sleep 600 ;;
     late) sleep {late:g}; exec {path} "$@" ;;
-    stall)
-        printf '#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-resume ] || {{ touch %s; sleep {late:g}; }}\n' \
-            $trap/stalled >$trap/stall
-        chmod 755 $trap/stall
-        cp /run/coat/criu.conf $trap/criu.conf
-        echo "action-script=$trap/stall" >>/run/coat/criu.conf
-        {path} "$@"; status=$?
-        cp $trap/criu.conf /run/coat/criu.conf
-        exit $status ;;
     before) touch $trap/reached; meet; exec {path} "$@" ;;
     during) {path} "$@" & touch $trap/reached; wait $!; exit ;;
     after) {path} "$@"; status=$?; touch $trap/reached; meet; exit $status ;;
@@ -70,9 +61,8 @@ class Saboteur:
         script = 'rm -rf "$0" && mkdir "$0" && echo "$1" >"$0/reaction" && echo "$2" >"$0/pattern"'
         self.lab.exec(host, ["sh", "-c", script, TRAP, reaction, pattern])
 
-    def sprung(self, host: str, reaction: Reaction) -> bool:
-        file = "stalled" if reaction == "stall" else "sprung"
-        return self.lab.exec(host, ["test", "-e", f"{TRAP}/{file}"], check=False).returncode == 0
+    def sprung(self, host: str) -> bool:
+        return self.lab.exec(host, ["test", "-e", f"{TRAP}/sprung"], check=False).returncode == 0
 
     def at_trap(self, host: str, act: Callable[[], None], over: Callable[[], bool]) -> bool:
         """Acts when the trapped command waits, and lets it go on. False if the migration is ``over`` before."""
