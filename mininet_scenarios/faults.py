@@ -154,9 +154,9 @@ class Bench:
         elif case.kind not in OBSTACLES and reaction in ("before", "during", "after"):
             sprung = self._strike(case, ends, ends[end], identifier)
         record = self._wait(identifier)
-        if reaction in ("fail", "hang", "late", "stall"):
+        if reaction in ("fail", "hang", "late"):
             sprung = self.saboteur.sprung(ends[end])
-        if reaction in ("late", "stall"):
+        if reaction == "late":
             time.sleep(LATE)
         return record, sprung
 

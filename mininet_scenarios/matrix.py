@@ -32,8 +32,8 @@ KINDS: dict[str, Reaction] = {
     "ssh_lost": "before",
     "hook_killed": "before",
 }
-CRIU_KINDS: dict[str, Reaction] = {"fails": "fail", "late": "late", "stalls": "stall"}
-"""CRIU's own. ``late`` and ``stalls``: it begins, or comes to its end, when whoever called it has been given up."""
+CRIU_KINDS: dict[str, Reaction] = {"fails": "fail", "late": "late"}
+"""CRIU's own. ``late``: it begins its work when whoever called it has been given up."""
 
 # kind: the step whose beginning is its moment, and where it strikes
 SPECIALS: dict[str, tuple[str, str]] = {
@@ -83,18 +83,12 @@ class Case:
         return self.step == "image" and self.kind in (*WIRE, *OBSTACLES)
 
 
-def _kinds(step: str) -> list[str]:
-    if not step.startswith("criu_"):
-        return [*KINDS]
-    return [kind for kind in CRIU_KINDS if (step, kind) != ("criu_dump", "stalls")]
-
-
 def _all() -> Iterator[Case]:
     for mode in MODES:
         for step in TRAPS:
             if step == "prepare" and mode != "prepared":
                 continue  # there it belongs to the restore
-            yield from (Case(step, mode, kind) for kind in _kinds(step))
+            yield from (Case(step, mode, kind) for kind in (CRIU_KINDS if step.startswith("criu_") else KINDS))
         yield from (Case(moment, mode, "controller_killed") for moment in MOMENTS)
         yield from (Case(step, mode, kind) for kind, (step, _) in SPECIALS.items())
         yield from (Case(step, mode, kind) for step in WIRE_STEPS for kind in WIRE)

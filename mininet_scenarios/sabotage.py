@@ -16,9 +16,9 @@ from typing import Literal
 from mininet_scenarios import cgroups
 from mininet_scenarios.lab import Lab
 
-Reaction = Literal["fail", "hang", "late", "stall", "before", "during", "after"]
+Reaction = Literal["fail", "hang", "late", "before", "during", "after"]
 """What the wrapped command does: ends with an error, never ends, begins ``LATE`` seconds later, or waits for us before
-or after its work, or not. ``stall``: CRIU waits so long when all is restored and the processes are about to run."""
+or after its work, or not."""
 
 LATE = 13.0
 
@@ -35,13 +35,6 @@ case $reaction in
     fail) echo "sabotage: $*" >&2; exit 125 ;;
     hang) exec sleep 600 ;;
     late) sleep {late:g}; exec {path} "$@" ;;
-    stall)
-        printf '#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-resume ] || sleep {late:g}\n' >$trap/stall
-        chmod 755 $trap/stall
-        echo "action-script $trap/stall" >/etc/criu/default.conf
-        {path} "$@"; status=$?
-        rm /etc/criu/default.conf
-        exit $status ;;
     before) touch $trap/reached; meet; exec {path} "$@" ;;
     during) {path} "$@" & touch $trap/reached; wait $!; exit ;;
     after) {path} "$@"; status=$?; touch $trap/reached; meet; exit $status ;;

@@ -29,7 +29,6 @@ CASES = [
     Case("checkpoint", "prepared", "network_cut"),
     Case("criu_dump", "sequential", "late"),
     Case("criu_restore", "prepared", "late"),
-    Case("criu_restore", "prepared", "stalls"),
     Case("transfer", "prepared", "cut_off"),
     Case("transfer", "sequential", "corrupted"),
     Case("image", "prepared", "cut_off"),

@@ -307,7 +307,7 @@ def goes_dark(world: World, node: str, position: int) -> None:
     world.before = fault
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     mode=st.sampled_from(MODES),
     node=st.sampled_from(["a", "b"]),
@@ -431,7 +431,7 @@ def test_what_a_lost_hook_still_does_is_outlasted_by_the_next_controller_too(tmp
     assert world.nodes["b"].epochs["web"] > int(unix_time(record.started_at) * 1000)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(mode=st.sampled_from(MODES), mac=st.sampled_from(["keep", "renew"]), chosen=st.sets(st.integers(0, 40)))
 def test_the_same_command_delivered_twice_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, mode: str, mac: str, chosen: set[int]
@@ -451,7 +451,7 @@ def test_the_same_command_delivered_twice_changes_nothing(
         assert [verb for verb, before, after in world.repeated if before != after] == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(mode=st.sampled_from(MODES), position=st.integers(0, 20), chosen=st.sets(st.integers(0, 60)))
 def test_the_way_back_delivered_twice_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, chosen: set[int]
