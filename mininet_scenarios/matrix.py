@@ -16,10 +16,11 @@ TRAPS: dict[str, tuple[str, str]] = {
     "hold": (DESTINATION, "ovs-vsctl * add-port coat h-*"),
     "create_namespace": (DESTINATION, "ovs-vsctl * add-port coat c-*"),
     "prepare": (DESTINATION, "podman * create *"),
+    "restore_open": (DESTINATION, "podman container restore *"),
     "checkpoint": (SOURCE, "podman container checkpoint *"),
     "criu_dump": (SOURCE, "criu swrk *"),
     "clear_namespace": (SOURCE, "ovs-vsctl * del-port coat c-*"),
-    "restore": (DESTINATION, "podman container restore *"),
+    "restore": (DESTINATION, "runc *restore *"),
     "criu_restore": (DESTINATION, "criu swrk *"),
     "finish": (SOURCE, "podman rm *"),
 }
@@ -34,6 +35,9 @@ KINDS: dict[str, Reaction] = {
 }
 CRIU_KINDS: dict[str, Reaction] = {"fails": "fail", "late": "late"}
 """CRIU's own. ``late``: it begins its work when whoever called it has been given up."""
+
+KINDS_OF = {"criu_dump": CRIU_KINDS, "criu_restore": CRIU_KINDS, "restore": KINDS | CRIU_KINDS}
+AHEAD = ("prepare", "restore_open")
 
 # kind: the step whose beginning is its moment, and where it strikes
 SPECIALS: dict[str, tuple[str, str]] = {
@@ -86,9 +90,9 @@ class Case:
 def _all() -> Iterator[Case]:
     for mode in MODES:
         for step in TRAPS:
-            if step == "prepare" and mode != "prepared":
+            if step in AHEAD and mode != "prepared":
                 continue  # there it belongs to the restore
-            yield from (Case(step, mode, kind) for kind in (CRIU_KINDS if step.startswith("criu_") else KINDS))
+            yield from (Case(step, mode, kind) for kind in KINDS_OF.get(step, KINDS))
         yield from (Case(moment, mode, "controller_killed") for moment in MOMENTS)
         yield from (Case(step, mode, kind) for kind, (step, _) in SPECIALS.items())
         yield from (Case(step, mode, kind) for step in WIRE_STEPS for kind in WIRE)

@@ -22,7 +22,12 @@ or after its work, or not."""
 
 LATE = 13.0
 
-COMMANDS = {"podman": "/usr/bin/podman", "criu": "/usr/sbin/criu", "ovs-vsctl": "/usr/bin/ovs-vsctl"}
+COMMANDS = {
+    "podman": "/usr/bin/podman",
+    "runc": "/usr/sbin/runc",
+    "criu": "/usr/sbin/criu",
+    "ovs-vsctl": "/usr/bin/ovs-vsctl",
+}
 TRAP = "/run/coat-trap"
 WRAPPER = """#!/bin/bash
 # Stands before {path}; lab only.

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from coat_ryu.node.stream import PROBE
 from mininet_scenarios.lab import Lab
 
 PIDFD_GETFD = 438  # asm-generic/unistd.h
 BYTES_ACKED = struct.Struct("<120xQ")  # linux/tcp.h, struct tcp_info, tcpi_bytes_acked
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-ENOUGH = 1 << 16
-"""Bytes that the peer has, more than TLS needs to begin."""
+ENOUGH = PROBE + (16 << 10)
+"""Bytes that the peer has, more than TLS and the probe of the link need to begin."""
 RATE = ["tbf", "rate", "40mbit", "burst", "16kb", "latency", "100ms"]
 """Slows what the sending host sends, that its middle can be found."""
 PATIENCE = 60.0

@@ -19,6 +19,7 @@ CASES = [
     Case("restore", "prepared", "controller_killed_during"),
     Case("restore", "parallel", "controller_killed_after"),
     Case("restore", "prepared", "ssh_lost"),
+    Case("restore_open", "prepared", "hook_killed"),
     Case("checkpoint", "prepared", "hook_killed"),
     Case("checkpoint", "prepared", "disk_full_source"),
     Case("checkpoint", "parallel", "disk_full_destination"),

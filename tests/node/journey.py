@@ -104,8 +104,8 @@ class Journey:
         to = {"address": self.addresses[host], "port": port}
         return {"transfer": transfer, "to": to, "tls": sender.as_args()}, {"transfer": transfer, "timeout": 30}
 
-    def move(self) -> dict[str, Any]:
-        """The whole way to the other host. Returns the results of checkpoint, transfer and restore in one."""
+    def move(self, ahead: bool = False) -> dict[str, Any]:
+        """The whole way to the other host; ``ahead``: connection and restore stand ready before the freeze. Returns the results of checkpoint, transfer and restore in one."""
         source, destination = self.where, self._other(self.where)
         from_, to = self.remotes[source], self.remotes[destination]
         to.call("hold_open", {"bridge": BRIDGE, "port": HOLD, "max_packets": 10_000, "max_bytes": 50_000_000})
@@ -113,6 +113,10 @@ class Journey:
         self.create(destination)
         sending, waiting = self.open(destination)
         self.flow(destination, f"in_port={HOLD}", PORT)
+        if ahead:
+            from_.call("send_open", sending)
+            standing = {"name": "server", "netns": NETNS, "mtu": MTU, "transfer": sending["transfer"]}
+            to.call("restore_open", standing, 60)
         frozen = self.freeze()
         self.deliver(destination, HOLD)
         sent = from_.call("send_state", {**sending, "name": "server"}, 60).result
