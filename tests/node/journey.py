@@ -105,7 +105,10 @@ class Journey:
         return {"transfer": transfer, "to": to, "tls": sender.as_args()}, {"transfer": transfer, "timeout": 30}
 
     def move(self, ahead: bool = False) -> dict[str, Any]:
-        """The whole way to the other host; ``ahead``: connection and restore stand ready before the freeze. Returns the results of checkpoint, transfer and restore in one."""
+        """The whole way to the other host; ``ahead``: connection and restore stand ready before the freeze.
+
+        Returns the results of checkpoint, transfer and restore in one.
+        """
         source, destination = self.where, self._other(self.where)
         from_, to = self.remotes[source], self.remotes[destination]
         to.call("hold_open", {"bridge": BRIDGE, "port": HOLD, "max_packets": 10_000, "max_bytes": 50_000_000})

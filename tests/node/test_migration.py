@@ -139,7 +139,7 @@ def test_the_real_mss_comes_back_and_the_mtu_stays(journey: Journey, direction: 
 def _bring_image(journey: Journey) -> None:
     sending, waiting = journey.open("right", "image")
     sent = journey.remotes["left"].call("send_image", {**sending, "image": "localhost/coat-iperf3"}, 60).result
-    assert journey.remotes["right"].call("receive_wait", waiting, 60).result == sent
+    assert journey.remotes["right"].call("receive_wait", waiting, 60).result.items() <= sent.items()
 
 
 def _mss(journey: Journey) -> int:
@@ -157,7 +157,7 @@ def test_an_image_that_is_missing_is_brought(journey: Journey) -> None:
     assert right.call("image_inspect", image).result == {"id": None, "size": 0}
     sending, waiting = journey.open("right", "image")
     sent = journey.remotes["left"].call("send_image", {**sending, **image}, 60).result
-    assert right.call("receive_wait", waiting, 60).result == sent
+    assert right.call("receive_wait", waiting, 60).result.items() <= sent.items()
     here, there = (journey.remotes[name].call("image_inspect", image).result for name in ("left", "right"))
     assert here["id"] == there["id"] is not None
     with pytest.raises(NodeError, match="podman save failed"):
@@ -195,7 +195,8 @@ def test_verbs_can_be_repeated(echo: Journey) -> None:
     sending, waiting = echo.open("right")
     sent = left.call("send_state", {**sending, "name": "server"}, 60).result
     assert left.call("send_state", {**sending, "name": "server"}, 60).result == sent
-    assert right.call("receive_wait", waiting).result == right.call("receive_wait", waiting).result == sent
+    arrived = right.call("receive_wait", waiting).result
+    assert right.call("receive_wait", waiting).result == arrived and arrived.items() <= sent.items()
     left.call("container_remove", {"name": "server"})
     echo.where = "right"
     transfer = sending["transfer"]
