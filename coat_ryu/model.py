@@ -30,6 +30,11 @@ Vni = Annotated[int, Field(ge=1, le=0xFFFFFF)]
 Mode = Literal["prepared", "parallel", "sequential"]
 """How a migration's steps stand in time (saga.PLANS)."""
 
+State = Literal["running", "succeeded", "rolled_back", "failed"]
+"""Of a migration."""
+
+ContainerState = Literal["running", "paused", "stopped", "created", "checkpointed", "migrating", "missing", "unknown"]
+
 MacPolicy = Literal["keep", "renew"]
 """Whether a container keeps its MAC address when it moves; the paper renews it (section III, step 3)."""
 

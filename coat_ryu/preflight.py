@@ -4,7 +4,7 @@
 not say) is no reason to refuse.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,12 @@ def check(
     source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any], mtu: int
 ) -> None:
     """Raises Conflict with the first reason, if there is one."""
-    for refusal in refusals(source, destination, here, there, needs, mtu):
+    refuse(refusals(source, destination, here, there, needs, mtu))
+
+
+def refuse(reasons: Iterable[Refusal]) -> None:
+    """Raises Conflict with the first of them, if there is one."""
+    for refusal in reasons:
         raise Conflict(refusal.message, cause=refusal.cause)
 
 
@@ -43,6 +48,18 @@ def refusals(
     yield from _tunnels(source, here, mtu)
     yield from _tunnels(destination, there, mtu)
     yield from _container(needs)
+
+
+def presence(
+    container: str, source: str, destination: str, here: dict[str, Any] | None, there: dict[str, Any] | None
+) -> Iterator[Refusal]:
+    """Reasons that lie in where copies are; ``here`` and ``there`` are the hook's ``container_inspect``."""
+    if here is None or here["state"] != "running":
+        state = "not there" if here is None else here["state"]
+        yield Refusal("not_running", f"container: {container} is {state} on {source}, not running")
+    if there is not None and there["state"] == "running":
+        message = f"to: {destination} runs a container {container} already; end that one first"
+        yield Refusal("name_in_use", message)
 
 
 def _versions(node: str, versions: dict[str, str | None]) -> Iterator[Refusal]:
@@ -105,6 +122,11 @@ def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
         # criu/sk-inet.c: "In-flight connection"; to skip them would break them
         message = f"container: it has not accepted all connections at its port {port}; CRIU cannot move those"
         yield Refusal("unaccepted_connections", f"{message}, so try again when it has")
+
+
+def state_size(needs: dict[str, Any]) -> int:
+    """Bytes of a container's memory and changed files."""
+    return int(needs.get("memory") or 0) + int(needs.get("layer") or 0)
 
 
 def _number(version: str) -> tuple[int, ...]:

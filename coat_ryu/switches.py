@@ -99,6 +99,13 @@ class Switchboard:
         self._bundles = bundles
         self._connections: dict[str, _Connection] = {}
 
+    def rename(self, names: Mapping[int, str]) -> None:
+        """Other switches are ours from now on; a connection of one that no longer is, is left to itself."""
+        for connection in list(self._connections.values()):
+            if names.get(connection.datapath.id) != connection.node:
+                self._drop(connection)
+        self._names = dict(names)
+
     # --- what Ryu tells us
 
     def attach(self, datapath: Any) -> str | None:

@@ -1,16 +1,22 @@
 """Requests in, the contract's error shape out; no Ryu, no network."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from webob import Request, Response
 
 from coat_ryu import rest
-from coat_ryu.config import CleanupRequest, MigrateRequest
+from coat_ryu.config import CleanupRequest, MigrateRequest, MigrationsQuery, PlanRequest, parse_topology
+from coat_ryu.doors import Doors
 from coat_ryu.errors import Conflict, NotFound
-from coat_ryu.model import ContainerSpec
-from coat_ryu.saga import Migration
+from coat_ryu.feed import Event, Feed
+from coat_ryu.model import ContainerSpec, Topology
+from coat_ryu.plans import Plan
+from coat_ryu.revision import Changes, changes
+from coat_ryu.saga import Failure, Migration
 
 
 def a_migration(state: str = "running") -> Migration:
@@ -32,7 +38,7 @@ class FakeServices:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def migrate(self, request: MigrateRequest) -> Migration:
+    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
         if request.container != "web":
             raise NotFound(f"container: there is no container {request.container!r}", cause="no_such_container")
         self.asked.append(request)
@@ -47,21 +53,44 @@ class FakeServices:
     def migration(self, identifier: str) -> Migration:
         return a_migration()
 
-    def migrations(self) -> list[Migration]:
-        return [a_migration()]
+    def migrations(self, wanted: MigrationsQuery) -> tuple[list[Migration], int]:
+        self.asked.append(wanted)
+        return [a_migration()], 3
+
+    def plan(self, request: PlanRequest) -> Plan:
+        refusal = Failure(cause="already_there", message="to: it is there already")
+        return Plan(
+            container=request.container,
+            source="a",
+            destination=request.to,
+            mode=request.mode,
+            possible=False,
+            refusals=[refusal],
+            expected=None,
+        )
+
+    def replace_topology(self, text: str, dry_run: bool) -> Changes:
+        made = changes(Topology(), parse_topology(text, "the body"))
+        self.asked.append((text, dry_run))
+        return made
+
+    def events(self, since: int | None) -> Iterator[Event | None]:
+        feed = Feed(clock=lambda: 1.0)
+        feed.tell("node", node="a", ready=True)
+        return feed.follow(1000 if since is None else since, patience=0.01)
 
     def create_container(self, spec: ContainerSpec) -> dict[str, Any]:
         self.asked.append(spec)
-        return {"name": spec.name}
+        return {**WEB, "name": spec.name}
 
     def remove_container(self, name: str) -> None:
         self.asked.append(name)
 
     def container(self, name: str) -> dict[str, Any]:
-        return {"name": name}
+        return {**WEB, "name": name}
 
     def containers(self) -> list[dict[str, Any]]:
-        return []
+        return [{**WEB, "name": name, "node": node} for name, node in (("x", "a"), ("y", "b"), ("z", "a"))]
 
     def cleanup(self, request: CleanupRequest) -> dict[str, Any]:
         self.asked.append(request)
@@ -71,7 +100,17 @@ class FakeServices:
         raise RuntimeError("a secret that no client may read")
 
     def topology(self) -> dict[str, Any]:
-        return {}
+        return {
+            "name": "t",
+            "revision": "0123456789abcdef",
+            "underlay_mtu": 1500,
+            "networks": [],
+            "ready": True,
+            "nodes": {},
+            "tunnels": [],
+            "partitions": [],
+            "repairs": 0,
+        }
 
     def bindings(self) -> list[dict[str, Any]]:
         return []
@@ -80,18 +119,36 @@ class FakeServices:
         return [{"dpid": dpid}]
 
     def health(self) -> dict[str, Any]:
-        return {"status": "ok"}
+        return {"status": "ok", "problems": ["the node secret-name is down"], "nodes": 1}
 
     def metrics(self) -> bytes:
         return b"coat_x 1\n"
 
 
-def ask(method: str, path: str, body: bytes | None = None) -> tuple[Response, FakeServices]:
+WEB = {
+    "name": "web",
+    "id": "1",
+    "image": "i",
+    "node": "a",
+    "network": "apps",
+    "ip": "192.168.50.7",
+    "ip6": None,
+    "mac": "02:00:00:00:00:01",
+    "state": "running",
+    "problem": None,
+}
+
+
+def ask(
+    method: str, path: str, body: bytes | None = None, doors: Doors = rest.OPEN, **headers: str
+) -> tuple[Response, FakeServices]:
+    """``headers`` have _ for -."""
     services = FakeServices()
-    request = Request.blank(path, method=method)
+    request = Request.blank(path, method=method, remote_addr="192.0.2.9")
+    request.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     if body is not None:
         request.body = body
-    return rest.dispatch(services, request), services
+    return rest.dispatch(services, request, doors), services
 
 
 GOOD = json.dumps({"container": "web", "to": "b"}).encode()
@@ -174,6 +231,7 @@ def test_metrics_are_prometheus_text() -> None:
 def test_the_api_describes_itself() -> None:
     response, _ = ask("GET", "/openapi.json")
     document = response.json
+    OpenAPIV31SpecValidator(document).validate()
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert described == {(route.method, route.path) for route in rest.ROUTES}
     text = response.text
