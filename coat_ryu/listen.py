@@ -74,10 +74,13 @@ def refuse_open_door(host: str, tls: Tls, has_tokens: bool) -> None:
 class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
     """Errors below the application have the API's shape too, and a connection can be ended from above."""
 
+    minimum_chunk_size = 0  # an event is sent when it is there, however small
+
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         text = message or "this is no HTTP request"
         body = json.dumps({"cause": "bad_request", "message": text, "response": int(code)}).encode() + b"\n"
         self.close_connection = 1
+        self.request_version = "HTTP/1.1"  # what could not be read counts as 0.9, which has no status line
         self.send_response_only(int(code), "Bad Request")
         for name, value in (
             ("Content-Type", "application/json"),

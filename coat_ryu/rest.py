@@ -4,6 +4,7 @@ Ryu's own dispatch answers a wrong method with 404 and an exception with a trace
 WSGI application hands every request to ``Front``, which looks it up in ``ROUTES``.
 """
 
+import functools
 import logging
 from typing import Any
 
@@ -33,8 +34,14 @@ from coat_ryu.saga import Migration
 LOG = logging.getLogger(__name__)
 
 
+@functools.cache
+def _document() -> dict[str, Any]:
+    """Made once: it takes 30 ms of the event loop."""
+    return openapi.document(ROUTES)
+
+
 def _get_openapi(*_: Any) -> Answer:
-    return Answer(200, openapi.document(ROUTES))
+    return Answer(200, _document())
 
 
 NODE = (502, 503, 504)
