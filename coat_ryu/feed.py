@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from coat_ryu.errors import CoatError
@@ -102,7 +103,8 @@ class Feed:
         with self._news:
             if self._number == at:
                 self._news.wait(patience)
-            return [event for event in self._ring if event["number"] > at]
+            newest = list(islice(reversed(self._ring), self._number - at))
+            return newest[::-1]
 
     def _last_word(self) -> Event:
         message = f"too slow: more than {len(self._ring)} events behind; look at the state, then follow from here"

@@ -2,14 +2,18 @@
 
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from coat_ryu.config import complete, parse_topology
 from coat_ryu.errors import Conflict, TopologyError
-from coat_ryu.model import ContainerSpec, Topology
+from coat_ryu.model import ContainerSpec, Node, Topology
+from coat_ryu.nodes import Nodes
 from coat_ryu.reload import NotWritten, Reload
 from coat_ryu.revision import changes, revision_of
+from tests.unit.test_migrator import wait_for
 
 BEFORE = """
 underlay_mtu: 1500
@@ -121,3 +125,52 @@ def test_the_lab_s_own_section_changes_nothing() -> None:
     one, other = (parse_topology(BEFORE + f"lab: {{underlay: {net}}}", "x") for net in ("10.0.0.0/24", "10.0.0.0/16"))
     assert not changes(one, other).any
     assert revision_of(one) == revision_of(other)
+
+
+class Channel:
+    """A channel to a node that only remembers."""
+
+    connected = True
+    clock_offset = 0.0
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.calls: list[tuple[str, Any]] = []
+        self.started = self.closed = False
+
+    def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> Any:
+        self.calls.append((verb, args))
+        return SimpleNamespace(result={"controller": "127.0.0.1", "datapath": "netdev"})
+
+    def start(self) -> None:
+        self.started = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def status(self) -> dict[str, Any]:
+        return {"connected": True, "error": None}
+
+
+def test_nodes_come_and_go_and_those_that_stay_get_their_new_tunnels() -> None:
+    made: list[Channel] = []
+
+    def channel(node: Node, up: Any, down: Any) -> Channel:
+        made.append(Channel(node))
+        return made[-1]
+
+    nodes = Nodes(parse_topology(BEFORE, "before"), channel, lambda seen: "tcp:127.0.0.1:6653", lambda site: None)
+    before = nodes.sites
+    text = BEFORE.replace("name: c, address: 10.0.0.3", "name: d, address: 10.0.0.4").replace(
+        "address: 10.0.0.2", "address: 10.0.0.2, ssh: {port: 2222}"
+    )
+    nodes.adopt(parse_topology(text, "after"))
+    assert list(nodes.sites) == ["a", "b", "d"]
+    assert nodes.sites["a"] is before["a"], "what has not changed keeps its connection"
+    assert nodes.sites["b"] is not before["b"], "another way to reach it is another connection"
+    a, b, c, new_b, d = made
+    wait_for(lambda: c.closed and b.closed and len(a.calls) == 3)
+    assert (new_b.started, d.started, a.closed) == (True, True, False)
+    assert c.calls == [("tunnels_ensure", {"bridge": "coat", "tunnels": {}})]
+    assert b.calls == []
+    assert dict(a.calls)["tunnels_ensure"]["tunnels"] == {"t-b": "10.0.0.2", "t-d": "10.0.0.4"}
