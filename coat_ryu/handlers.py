@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ryu.lib import hub
 from webob import Request
 
-from coat_ryu import shapes
+from coat_ryu import shapes, streams
 from coat_ryu.answers import TEXT, Answer, Asked, insist, page
 from coat_ryu.config import (
     CleanupRequest,
@@ -154,6 +154,8 @@ def post_cleanup(services: Services, asked: Asked) -> Answer:
 
 
 def get_events(services: Services, asked: Asked) -> Answer:
+    if streams.is_upgrade(asked.request):
+        streams.check_handshake(asked.request)
     since = asked.checked(EventsQuery).since
     last = asked.header("Last-Event-ID")
     if since is None and last is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from webob import Request, Response
 
 from coat_ryu import handlers, openapi, shapes, streams
-from coat_ryu.answers import EVENT_STREAM, Answer, Asked, Route, respond, unless_known
+from coat_ryu.answers import EVENT_STREAM, JSON, Answer, Asked, Route, respond, unless_known
 from coat_ryu.config import (
     CleanupRequest,
     ContainersQuery,
@@ -217,7 +217,7 @@ def answer(services: Services, request: Request, doors: Doors = OPEN) -> Answer:
         query = parse_query(route.query, request.GET.items())
         asked = Asked(request, path, query, doors.role_of(caller))
         found = route.handler(services, asked)
-        return unless_known(asked, found) if route.method == "GET" else found
+        return unless_known(asked, found) if route.method == "GET" and route.kind == JSON else found
     except CoatError as error:
         if isinstance(error, (SlowBody, BodyTooLarge)):
             shake_off(request)

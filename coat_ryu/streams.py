@@ -9,6 +9,7 @@ from ryu.app.wsgi import _AlreadyHandledResponse
 from ryu.lib import hub
 from webob import Request
 
+from coat_ryu.errors import InputError
 from coat_ryu.feed import Event
 
 FRAME_LIMIT = 4096
@@ -19,13 +20,21 @@ def is_upgrade(request: Request) -> bool:
     return str(request.headers.get("Upgrade", "")).lower() == "websocket"
 
 
+def check_handshake(request: Request) -> None:
+    """Raises InputError for an upgrade that is not RFC 6455's (section 4.2.1)."""
+    headers = request.headers
+    connection = [word.strip().lower() for word in str(headers.get("Connection", "")).split(",")]
+    if "upgrade" not in connection or not headers.get("Sec-WebSocket-Key"):
+        raise InputError("Upgrade: a WebSocket wants Connection: Upgrade and a Sec-WebSocket-Key besides")
+    if headers.get("Sec-WebSocket-Version") != "13":
+        raise InputError("Sec-WebSocket-Version: 13 is wanted")
+
+
 def websocket(request: Request, events: Iterator[Event | None]) -> Any:
     """Takes the connection over until one of both sides ends it."""
     server = hub.WebSocketWSGI(lambda socket: _send_all(socket, events))
     server.max_frame_length = FRAME_LIMIT
-    refused = server(request.environ, request.start_response)
-    if refused:  # a handshake that is none; it has been answered
-        return lambda environ, start_response: refused
+    server(request.environ, request.start_response)
     return _AlreadyHandledResponse()
 
 

@@ -359,3 +359,18 @@ def test_every_status_that_is_answered_is_in_the_document() -> None:
     assert "304" in document["paths"]["/v1.0/nodes"]["get"]["responses"]
     names = {one["name"] for one in document["paths"]["/v1.0/migrations"]["get"]["parameters"]}
     assert names == {"limit", "offset", "state", "container", "node", "If-None-Match"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, "wants Connection: Upgrade"),
+        ({"Connection": "Upgrade"}, "a Sec-WebSocket-Key"),
+        ({"Connection": "Upgrade", "Sec_WebSocket_Key": "x", "Sec_WebSocket_Version": "8"}, "13 is wanted"),
+        ({"Connection": "Upgrade", "Sec_WebSocket_Key1": "x"}, "a Sec-WebSocket-Key"),
+    ],
+)
+def test_an_upgrade_that_is_none_is_refused_in_words(headers: dict[str, str], said: str) -> None:
+    response, _ = ask("GET", "/v1.0/events", None, rest.OPEN, Upgrade="websocket", **headers)
+    assert (response.status_int, response.json["cause"]) == (400, "bad_input")
+    assert said in response.json["message"]
