@@ -26,6 +26,8 @@ SILENCE = 30.0
 IDLE = 75.0
 """Seconds that a connection may wait for its next request."""
 CONNECTIONS = 512
+GONE = ("BrokenPipeError", "ConnectionResetError", "TimeoutError", "ssl.SSL")
+"""How the last line of a traceback begins that tells of a client and not of us."""
 
 
 class OpenDoor(CoatError):
@@ -108,10 +110,17 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
 
 
 class _Log:
-    """What eventlet writes to, as a logger."""
+    """What eventlet writes to, as a logger: a line a request, and now and then a traceback."""
 
     def write(self, message: str) -> None:
-        LOG.info("%s", message.rstrip("\n"))
+        if not message.startswith("Traceback"):
+            LOG.info("%s", message.rstrip("\n"))
+            return
+        last = message.rstrip("\n").rpartition("\n")[2]
+        if last.startswith(GONE):
+            LOG.debug("a client went before its answer was sent: %s", last)
+        else:
+            LOG.error("%s", message.rstrip("\n"))
 
 
 def rest_server(context: ssl.SSLContext | None) -> type:
