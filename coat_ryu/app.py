@@ -34,7 +34,7 @@ from coat_ryu.metrics import Metrics
 from coat_ryu.migrator import Limits, Migrator
 from coat_ryu.model import Node, Topology
 from coat_ryu.nodes import Nodes
-from coat_ryu.reload import Reload, read_topology
+from coat_ryu.reload import Reload, read_topology, refuse_orphans
 from coat_ryu.remote import Login, Remote
 
 LOG = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Coat(FabricApp):
         self.doors = _doors()
         topology = _topology()
         journal = Journal(Path(CONF.coat.journal).expanduser())
+        refuse_orphans(topology, ((resident.spec, resident.node) for resident in journal.residents().values()))
         self.fabric = Fabric(topology)
         self.nodes = Nodes(topology, _remote, _openflow, lambda site: containers.on_ready(site))
         containers = Containers(topology, self.nodes, self.fabric, journal)

@@ -11,7 +11,7 @@ from typing import Protocol
 from coat_ryu.config import parse_topology
 from coat_ryu.errors import CoatError, Conflict, TopologyError
 from coat_ryu.model import ContainerSpec, Topology
-from coat_ryu.revision import Changes, changes, obstacles, revision_of
+from coat_ryu.revision import Changes, changes, obstacles, orphans, revision_of
 
 LOG = logging.getLogger(__name__)
 
@@ -95,6 +95,13 @@ def read_topology(path: Path) -> Topology:
         return parse_topology(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path}: cannot be read: {error}") from None
+
+
+def refuse_orphans(topology: Topology, residents: Iterable[tuple[ContainerSpec, str]]) -> None:
+    """Raises TopologyError when the journal knows containers that a topology leaves without a place."""
+    lost = list(orphans(topology, residents))
+    if lost:
+        raise TopologyError("; ".join(lost) + "; put it back, or move or remove them under the old topology first")
 
 
 def write_topology(path: Path, text: str) -> None:

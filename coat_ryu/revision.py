@@ -86,3 +86,13 @@ def obstacles(wanted: Changes, residents: Iterable[tuple[ContainerSpec, str]], b
     if "underlay_mtu" in wanted.settings_changed and lives:
         there = ", ".join(sorted(name for names in lives.values() for name in names))
         yield f"underlay_mtu cannot be changed: the interfaces of {there} were made for the present one"
+
+
+def orphans(topology: Topology, residents: Iterable[tuple[ContainerSpec, str]]) -> Iterator[str]:
+    """Containers, with their nodes, that have no place in a topology."""
+    nodes, networks = {node.name for node in topology.nodes}, {network.name for network in topology.networks}
+    for spec, node in residents:
+        if node not in nodes:
+            yield f"{spec.name} lives on node {node}, which the topology does not have"
+        elif spec.network not in networks:
+            yield f"{spec.name} is attached to network {spec.network}, which the topology does not have"

@@ -1,7 +1,11 @@
-"""Whatever comes in as a topology, or as a line for the hook: an answer in words, never a crash."""
+"""Whatever comes in as a topology, or as a line for the hook: an answer in words, never a crash.
+
+COAT_FUZZ_EXAMPLES: how many of each kind.
+"""
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +22,8 @@ from coat_ryu.node.failure import Failure
 from tests.unit.test_config import SMALL
 
 CAUSES = {"bad_args", "unknown_verb", "not_found", "conflict", "command_failed", "timeout", "fenced", "transfer_failed"}
-EXAMPLES = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+HOW_MANY = int(os.environ.get("COAT_FUZZ_EXAMPLES", "300"))
+EXAMPLES = settings(max_examples=HOW_MANY, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)

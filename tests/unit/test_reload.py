@@ -11,7 +11,7 @@ from coat_ryu.config import complete, parse_topology
 from coat_ryu.errors import Conflict, TopologyError
 from coat_ryu.model import ContainerSpec, Node, Topology
 from coat_ryu.nodes import Nodes
-from coat_ryu.reload import NotWritten, Reload
+from coat_ryu.reload import NotWritten, Reload, refuse_orphans
 from coat_ryu.revision import changes, revision_of
 from tests.unit.test_migrator import wait_for
 
@@ -174,3 +174,13 @@ def test_nodes_come_and_go_and_those_that_stay_get_their_new_tunnels() -> None:
     assert c.calls == [("tunnels_ensure", {"bridge": "coat", "tunnels": {}})]
     assert b.calls == []
     assert dict(a.calls)["tunnels_ensure"]["tunnels"] == {"t-b": "10.0.0.2", "t-d": "10.0.0.4"}
+
+
+def test_a_controller_does_not_start_with_a_topology_that_has_no_place_for_a_container() -> None:
+    topology = parse_topology(BEFORE, "before")
+    web = complete(ContainerSpec(name="web", node="a", image="i"), topology, [])
+    refuse_orphans(topology, [(web, "a")])
+    with pytest.raises(TopologyError, match="web lives on node z, which the topology does not have"):
+        refuse_orphans(topology, [(web, "z")])
+    with pytest.raises(TopologyError, match="web is attached to network apps"):
+        refuse_orphans(parse_topology(BEFORE.replace("name: apps", "name: other"), "after"), [(web, "a")])
