@@ -232,8 +232,5 @@ def test_a_switch_of_a_node_that_went_is_left_alone_and_may_come_back(fabric, ov
     assert ovs.flows(bridge) == before
     ovs.ofctl("del-flows", bridge, "cookie=0xc0a7000000000005/-1")
     fabric.adopt(TOPOLOGY)
-    controllers = ovs.vsctl("get-controller", bridge).strip()
-    ovs.lose_controller(bridge)
-    ovs.vsctl("set-controller", bridge, controllers)
     fabric.settle(["a"], SETTLE)
     assert len(ovs.flows(bridge)) == len(before)
