@@ -278,4 +278,6 @@ class Front:
 def mount(wsgi: Any, services: Services, doors: Doors = OPEN) -> None:
     """Makes ``services`` answer every request of a Ryu ``WSGIApplication`` that no other application has claimed."""
     wsgi.registory[Front.__name__] = (services, doors)  # Ryu's spelling
-    wsgi.mapper.connect("coat", "/{path:.*}", controller=Front)
+    wsgi.mapper.connect(
+        "coat", r"/{path:[\s\S]*}", controller=Front
+    )  # a path may hold a newline, which . does not match

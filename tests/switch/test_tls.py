@@ -5,7 +5,7 @@ import pytest
 from tests.install.certificates import authority, certificate
 from tests.switch.scene import TOPOLOGY, bound, eventually
 
-PORTS = {"t-b": "vxlan", "t-c": "vxlan", "c-one": ""}
+PORTS = {"a": {"t-b": "vxlan", "t-c": "vxlan", "c-one": ""}, "b": {"t-a": "vxlan"}}
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def locked(ovs, controller, openflow_port, tmp_path):
 
 def connect(ovs, tmp_path, name, openflow_port):
     ovs.vsctl("set-ssl", *(str(tmp_path / file) for file in (f"{name}.key", f"{name}.pem", "ca.pem")))
-    for bridge in "ab":
-        ovs.add_bridge(bridge, TOPOLOGY.node(bridge).switch, PORTS, f"ssl:127.0.0.1:{openflow_port}")
+    for bridge, ports in PORTS.items():
+        ovs.add_bridge(bridge, TOPOLOGY.node(bridge).switch, ports, f"ssl:127.0.0.1:{openflow_port}")
 
 
 def test_every_switch_with_a_certificate_is_kept_up_to_date(locked, ovs, tmp_path, openflow_port):

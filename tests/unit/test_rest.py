@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from ryu.app.wsgi import WSGIApplication
 from webob import Request, Response
 
 from coat_ryu import openapi, rest
@@ -374,3 +375,14 @@ def test_an_upgrade_that_is_none_is_refused_in_words(headers: dict[str, str], sa
     response, _ = ask("GET", "/v1.0/events", None, rest.OPEN, Upgrade="websocket", **headers)
     assert (response.status_int, response.json["cause"]) == (400, "bad_input")
     assert said in response.json["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/v1.0/a%0Ab", "/%0A", "//", "/v1.0/migrations/%0A%F2%8B", "/%ff"])
+def test_every_path_comes_to_us_through_ryu(path: str) -> None:
+    """Ryu answers what no route of its mapper takes with a page of HTML."""
+    application = WSGIApplication()
+    rest.mount(application, FakeServices())
+    response = Request.blank(path, method="PUT").get_response(application)
+    assert response.content_type == "application/json"
+    assert response.json["response"] == response.status_int
+    assert response.status_int in (404, 405)
