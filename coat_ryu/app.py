@@ -7,6 +7,7 @@ listen on loopback unless they are told otherwise (``--wsapi-host``, ``--ofp-lis
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,20 +18,23 @@ from typing import Any
 from ryu import cfg  # Ryu has an oslo.config registry of its own
 from ryu.app.wsgi import WSGIApplication
 from ryu.lib import hub
-from ryu.ofproto.ofproto_common import OFP_TCP_PORT
+from ryu.ofproto.ofproto_common import OFP_SSL_PORT, OFP_TCP_PORT
 
-from coat_ryu import rest
-from coat_ryu.config import parse_topology
+from coat_ryu import logs, rest
 from coat_ryu.containers import Containers
 from coat_ryu.control import Control
-from coat_ryu.errors import CoatError, TopologyError
+from coat_ryu.doors import BadTokens, Doors, Token, parse_tokens
+from coat_ryu.errors import CoatError
 from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
+from coat_ryu.feed import Feed
 from coat_ryu.journal import Journal
+from coat_ryu.listen import Tls, refuse_open_door, replace_servers
 from coat_ryu.metrics import Metrics
 from coat_ryu.migrator import Limits, Migrator
 from coat_ryu.model import Node, Topology
 from coat_ryu.nodes import Nodes, Site
+from coat_ryu.reload import Reload, read_topology, refuse_orphans
 from coat_ryu.remote import Login, Remote
 
 LOG = logging.getLogger(__name__)
@@ -67,6 +71,12 @@ OPTIONS = [
     cfg.FloatOpt(
         "step_timeout", default=600.0, min=1, help="Seconds that a checkpoint, a transfer or a restore may take."
     ),
+    cfg.StrOpt("tokens", help="File of tokens, lines 'NAME read|migrate|admin sha256:HEX', mode 0600."),
+    cfg.StrOpt("tls_cert", help="Certificate (PEM, with its chain) that REST shows."),
+    cfg.StrOpt("tls_key", help="Its private key (PEM)."),
+    cfg.StrOpt("tls_client_ca", help="Authorities (PEM) of whose clients REST asks for a certificate."),
+    cfg.FloatOpt("requests_per_second", default=100.0, min=0, help="Of one caller, on average; 0 is no limit."),
+    cfg.StrOpt("log_format", default="text", choices=["text", "json"], help="How log lines are written."),
     cfg.FloatOpt("keep_migrations_days", default=90.0, min=0, help="Days that finished migrations are remembered."),
 ]
 
@@ -87,8 +97,11 @@ class Coat(FabricApp):
             sys.exit(f"coat_ryu: {error}")  # a message and a status; a traceback would hide the one line that matters
 
     def _wire(self, wsgi: WSGIApplication) -> None:
+        logs.configure(CONF.coat.log_format)
+        self.doors = _doors()
         topology = _topology()
         journal = Journal(Path(CONF.coat.journal).expanduser())
+        refuse_orphans(topology, ((resident.spec, resident.node) for resident in journal.residents().values()))
         self.fabric = Fabric(topology)
         self.nodes = Nodes(topology, _remote, _openflow, self._on_ready)
         self.containers = containers = Containers(topology, self.nodes, self.fabric, journal)
@@ -103,7 +116,13 @@ class Coat(FabricApp):
         self.metrics = metrics = Metrics()
         self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, limits)
         self.migrator.on_end = metrics.count
-        rest.mount(wsgi, Control(topology, self.nodes, containers, self.fabric, self.migrator, journal, metrics))
+        feed = Feed()
+        adopters = (self.fabric, self.nodes, containers, self.migrator)
+        for teller in adopters:
+            teller.tell = feed.tell
+        self.reload = Reload(topology, _topology_path(), adopters, containers.places, self.migrator.busy)
+        control = Control(self.nodes, containers, self.fabric, self.migrator, journal, metrics, feed, self.reload)
+        rest.mount(wsgi, control, self.doors)
 
     def start(self) -> Any:
         gc.freeze()  # the modules are for ever; walking them in each full collection costs the event loop 60 to 130 ms
@@ -112,11 +131,21 @@ class Coat(FabricApp):
         self.fabric.ready()  # from here on switches are made to fit what is known, so all must be known by now
         self.nodes.start()
         hub.spawn(self._watch_lag)
+        signal.signal(signal.SIGHUP, lambda number, frame: hub.spawn(self._read_again))
         return super().start()
 
     def _on_ready(self, site: Site) -> None:
         self.migrator.on_ready(site)  # first: what it takes up is nobody else's to tidy
         self.containers.on_ready(site)
+
+    def _read_again(self) -> None:
+        """SIGHUP: the topology and the tokens as their files say now; what is broken is left as it was."""
+        self.reload.from_file()
+        try:
+            if self.doors.tokens is not None:
+                self.doors.tokens = _tokens()
+        except CoatError as error:
+            LOG.error("the tokens stay as they were: %s", error)
 
     def _watch_lag(self) -> None:
         """Whoever holds up the event loop holds up every migration: measured all the time."""
@@ -138,15 +167,38 @@ def _run_queue_wait() -> float:
         return 0.0
 
 
+def _topology_path() -> Path | None:
+    return Path(CONF.coat.topology).expanduser() if CONF.coat.topology else None
+
+
 def _topology() -> Topology:
-    if not CONF.coat.topology:
+    path = _topology_path()
+    if path is None:
         LOG.warning("no topology: set [coat] topology in a file given with --config-file")
         return Topology()
-    path = Path(CONF.coat.topology).expanduser()
+    return read_topology(path)
+
+
+def _doors() -> Doors:
+    """Who may come in. Raises OpenDoor, BadTokens; REST and OpenFlow listen as it says from here on."""
+    tls = Tls(CONF.coat.tls_cert, CONF.coat.tls_key, CONF.coat.tls_client_ca)
+    tokens = _tokens()
+    refuse_open_door(CONF.wsapi_host, tls, tokens is not None)
+    replace_servers(tls.context())
+    rate = CONF.coat.requests_per_second
+    return Doors(tokens, rate, max(1, int(rate * 2)), guarded=tls.client_ca is not None)
+
+
+def _tokens() -> tuple[Token, ...] | None:
+    if not CONF.coat.tokens:
+        return None
+    path = Path(CONF.coat.tokens).expanduser()
     try:
-        return parse_topology(path.read_text(), str(path))
+        if path.stat().st_mode & 0o077:
+            raise BadTokens(f"{path}: others can read it; chmod 600 {path}")
+        return parse_tokens(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise TopologyError(f"{path}: cannot be read: {error}") from None
+        raise BadTokens(f"{path}: cannot be read: {error}") from None
 
 
 def _remote(node: Node, on_up: Callable[[], None], on_down: Callable[[], None]) -> Remote:
@@ -162,4 +214,6 @@ def _openflow(seen: str) -> str:
             CONF.ofp_listen_host,
             address,
         )
+    if CONF.ctl_privkey and CONF.ctl_cert:  # what makes Ryu listen for TLS, and for nothing else
+        return f"ssl:{address}:{CONF.ofp_ssl_listen_port or OFP_SSL_PORT}"
     return f"tcp:{address}:{CONF.ofp_tcp_listen_port or OFP_TCP_PORT}"

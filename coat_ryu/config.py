@@ -6,6 +6,7 @@ about one document come together.
 
 import ipaddress
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
@@ -14,7 +15,19 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from coat_ryu.errors import Conflict, InputError, NotFound, TopologyError
-from coat_ryu.model import ContainerSpec, Document, MacPolicy, Memory, Mode, Name, Network, Topology, default_mac
+from coat_ryu.model import (
+    ContainerSpec,
+    ContainerState,
+    Document,
+    MacPolicy,
+    Memory,
+    Mode,
+    Name,
+    Network,
+    State,
+    Topology,
+    default_mac,
+)
 
 D = TypeVar("D", bound=BaseModel)
 
@@ -37,10 +50,68 @@ class MigrateRequest(Document):
         return memory
 
 
+class PlanRequest(Document):
+    """Body of ``POST /v1.0/plan``."""
+
+    container: Name
+    to: Name
+    mode: Mode = "prepared"
+    mac: MacPolicy = "keep"
+
+
 class CleanupRequest(Document):
     """Body of ``POST /v1.0/cleanup``. Without ``remove`` it only looks."""
 
     remove: bool = Field(default=False, strict=True)
+
+
+class Query(Document):
+    """What may stand behind the ``?`` of a path: nothing, unless a subclass says so."""
+
+
+class PageQuery(Query):
+    """Part of a list: ``limit`` of its entries (None: all), without the first ``offset``."""
+
+    limit: int | None = Field(default=None, ge=1, le=10_000)
+    offset: int = Field(default=0, ge=0, le=2**53)
+
+
+class MigrationsQuery(PageQuery):
+    """``node`` is the source or the destination."""
+
+    state: State | None = None
+    container: Name | None = None
+    node: Name | None = None
+
+
+class ContainersQuery(PageQuery):
+    node: Name | None = None
+    state: ContainerState | None = None
+
+
+class EventsQuery(Query):
+    """``since`` is the number of the last event that is known already."""
+
+    since: int | None = Field(default=None, ge=0, le=2**53)
+
+
+class TopologyQuery(Query):
+    """With ``dry_run`` nothing is changed, and the answer says what would be."""
+
+    dry_run: bool = False
+
+
+def parse_query(model: type[D], pairs: Iterable[tuple[str, str]]) -> D:
+    """Query parameters as the model. Raises InputError that names the parameter."""
+    document: dict[str, str] = {}
+    for name, value in pairs:
+        if name in document:
+            raise InputError(f"{name}: given twice")
+        document[name] = value
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_complaints(error)) from None
 
 
 def parse_topology(text: str, source: str) -> Topology:
@@ -50,7 +121,7 @@ def parse_topology(text: str, source: str) -> Topology:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise TopologyError(f"{source}: not YAML: {error}") from None
     if not isinstance(document, dict):
         raise TopologyError(f"{source}: must be a mapping with the keys nodes and networks, not {_kind(document)}")
@@ -207,7 +278,7 @@ def _complaint(detail: Any) -> str:
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
+    text = reprlib.repr(value)  # bounded, for a few lines of YAML can stand for more than fits into memory
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from coat_ryu.config import complete
 from coat_ryu.errors import CoatError, Conflict, NotFound
 from coat_ryu.fabric import Fabric
+from coat_ryu.feed import Tell, silent
 from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, namespace_name
 from coat_ryu.nodes import Nodes, Site, endpoint_name
@@ -48,12 +49,13 @@ def create_args(spec: ContainerSpec) -> dict[str, Any]:
 
 class Containers:
     def __init__(self, topology: Topology, nodes: Nodes, fabric: Fabric, journal: Journal) -> None:
-        self._topology = topology
+        self.topology = topology
         self._nodes = nodes
         self._fabric = fabric
         self._journal = journal
         self._residents: dict[str, Resident] = journal.residents()
         self.problems: dict[str, str] = {}
+        self.tell: Tell = silent
         self._attended: set[str] = set()
         self._claims: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -63,11 +65,11 @@ class Containers:
 
     def binding(self, spec: ContainerSpec, node: str) -> Binding:
         assert spec.network is not None
-        return binding_of(spec, self._topology.network(spec.network), node)
+        return binding_of(spec, self.topology.network(spec.network), node)
 
     def network(self, spec: ContainerSpec) -> Network:
         assert spec.network is not None
-        return self._topology.network(spec.network)
+        return self.topology.network(spec.network)
 
     def resident(self, name: str) -> Resident:
         """Raises NotFound."""
@@ -75,6 +77,10 @@ class Containers:
             known = ", ".join(sorted(self._residents)) or "none"
             raise NotFound(f"container: there is no container {name!r}; there are: {known}", cause="no_such_container")
         return self._residents[name]
+
+    def places(self) -> list[tuple[ContainerSpec, str]]:
+        """Every container with its node."""
+        return [(resident.spec, resident.node) for resident in self._residents.values()]
 
     def homes(self) -> dict[str, Resident]:
         return dict(self._residents)
@@ -86,6 +92,19 @@ class Containers:
             if name != spec.name and resident.spec.network == spec.network and site.ready:
                 yield site, name
 
+    def adopt(self, topology: Topology) -> None:
+        """Follows a new topology. Containers that it declares and that are not there are made; none is removed."""
+        self.topology = topology
+        for spec in topology.containers:
+            site = self._nodes.sites[spec.node]
+            if spec.name not in self._residents and site.ready:
+                self._attend(spec.name, self._launch, spec, site)
+
+    def purpose(self, name: str) -> str | None:
+        """What somebody is doing with the container now: ``migrating``, ``being_removed`` and so on."""
+        with self._lock:
+            return self._claims.get(name)
+
     def claimed(self) -> set[str]:
         """Containers that somebody is working on."""
         with self._lock:
@@ -94,6 +113,7 @@ class Containers:
     def move(self, spec: ContainerSpec, node: str) -> None:
         """From now on the container lives on ``node``. Raises JournalError when that is only in mind, not on disk."""
         self._residents[spec.name] = Resident(spec, node)
+        self.tell("container", name=spec.name, node=node, state="placed")
         self._journal.put_resident(spec, node)
 
     @contextmanager
@@ -123,7 +143,7 @@ class Containers:
             if spec.name in self._residents:
                 where = self._residents[spec.name].node
                 raise Conflict(f"name: there is a container {spec.name} on {where}", cause="name_in_use")
-            spec = complete(spec, self._topology, [resident.spec for resident in self._residents.values()])
+            spec = complete(spec, self.topology, [resident.spec for resident in self._residents.values()])
             site = self._nodes.ready(spec.node)
             try:
                 self.move(spec, spec.node)
@@ -140,9 +160,10 @@ class Containers:
             self._forget(resident.spec, site)
 
     def _run(self, spec: ContainerSpec, site: Site) -> None:
-        site.call("endpoint_ensure", endpoint_args(spec, self.network(spec), self._topology.inner_mtu))
+        site.call("endpoint_ensure", endpoint_args(spec, self.network(spec), self.topology.inner_mtu))
         self._fabric.bind(self.binding(spec, site.node.name))
         site.call("container_run", create_args(spec), RUN_TIMEOUT)
+        self.tell("container", name=spec.name, node=site.node.name, state="running")
 
     def _forget(self, spec: ContainerSpec, site: Site) -> None:
         site.call("container_remove", {"name": spec.name}, RUN_TIMEOUT)
@@ -150,12 +171,13 @@ class Containers:
         self._fabric.unbind(spec.name)
         self._residents.pop(spec.name, None)
         self._journal.drop_resident(spec.name)
+        self.tell("container", name=spec.name, node=site.node.name, state="removed")
 
     # ---- what the topology file declares
 
     def pending(self) -> list[str]:
         """Declared containers that nobody has looked after yet."""
-        return [spec.name for spec in self._topology.containers if spec.name not in self._attended]
+        return [spec.name for spec in self.topology.containers if spec.name not in self._attended]
 
     def on_ready(self, site: Site) -> None:
         """A node has come into shape: what should live there is looked after, what should not is removed."""
@@ -163,7 +185,7 @@ class Containers:
         for name, resident in list(self._residents.items()):
             if resident.node == site.node.name:
                 self._attend(name, self._revive, resident, site)
-        for spec in self._topology.containers:
+        for spec in self.topology.containers:
             if spec.node == site.node.name and spec.name not in self._residents:
                 self._attend(spec.name, self._launch, spec, site)
 
@@ -187,7 +209,7 @@ class Containers:
         """A declared container that is gone (its node was reinstalled, say) is made again; one that ended is left
         alone.
         """
-        declared = {spec.name for spec in self._topology.containers}
+        declared = {spec.name for spec in self.topology.containers}
         if self._residents.get(resident.spec.name) != resident:
             return  # it has been moved since the node came into shape
         if (
@@ -198,7 +220,7 @@ class Containers:
             self._run(resident.spec, site)
 
     def _launch(self, declared: ContainerSpec, site: Site) -> None:
-        spec = complete(declared, self._topology, [resident.spec for resident in self._residents.values()])
+        spec = complete(declared, self.topology, [resident.spec for resident in self._residents.values()])
         elsewhere = self._look_everywhere(spec.name)
         if elsewhere is not None:  # the journal is younger than the container
             self.move(spec, elsewhere)

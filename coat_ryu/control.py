@@ -1,17 +1,22 @@
 """The controller as REST sees it: one object that knows whom to ask."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from coat_ryu.config import CleanupRequest, MigrateRequest
+from coat_ryu.config import CleanupRequest, MigrateRequest, MigrationsQuery, PlanRequest
 from coat_ryu.containers import Containers
 from coat_ryu.errors import CoatError
 from coat_ryu.fabric import Fabric
+from coat_ryu.feed import Event, Feed
 from coat_ryu.journal import Journal
 from coat_ryu.metrics import Metrics
 from coat_ryu.migrator import Migrator
-from coat_ryu.model import ContainerSpec, Topology
+from coat_ryu.model import ContainerSpec
 from coat_ryu.nodes import Nodes
+from coat_ryu.plans import Plan, Plans
+from coat_ryu.reload import Reload
+from coat_ryu.revision import Changes
 from coat_ryu.saga import Migration
 
 START_GRACE = 30.0
@@ -28,25 +33,32 @@ class Control:
 
     def __init__(
         self,
-        topology: Topology,
         nodes: Nodes,
         containers: Containers,
         fabric: Fabric,
         migrator: Migrator,
         journal: Journal,
         metrics: Metrics,
+        feed: Feed,
+        reload: Reload,
     ) -> None:
-        self._topology = topology
         self._nodes = nodes
         self._containers = containers
         self._fabric = fabric
         self._migrator = migrator
         self._journal = journal
         self._metrics = metrics
+        self._feed = feed
+        self._reload = reload
+        self._plans = Plans(nodes, containers, journal)
+        migrator.predict = self._plans.predict
         self._started = time.monotonic()
 
-    def migrate(self, request: MigrateRequest) -> Migration:
-        return self._migrator.migrate(request)
+    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
+        return self._migrator.migrate(request, key)
+
+    def plan(self, request: PlanRequest) -> Plan:
+        return self._plans.plan(request)
 
     def wait_for(self, migration: Migration) -> Migration:
         return self._migrator.wait(migration)
@@ -57,8 +69,11 @@ class Control:
     def migration(self, identifier: str) -> Migration:
         return self._migrator.migration(identifier)
 
-    def migrations(self) -> list[Migration]:
-        return self._migrator.migrations()
+    def migrations(self, wanted: MigrationsQuery) -> tuple[list[Migration], int]:
+        return self._migrator.page(wanted)
+
+    def events(self, since: int | None) -> Iterator[Event | None]:
+        return self._feed.follow(since)
 
     def create_container(self, spec: ContainerSpec) -> dict[str, Any]:
         return self._containers.create(spec)
@@ -91,8 +106,12 @@ class Control:
         ]
 
     def topology(self) -> dict[str, Any]:
-        described = self._topology.model_dump(mode="json", include={"name", "underlay_mtu", "networks"})
-        return {**described, **self._fabric.status()}
+        now = self._reload.topology
+        described = now.model_dump(mode="json", include={"name", "underlay_mtu", "networks"})
+        return {**described, "revision": self._reload.revision, **self._fabric.status()}
+
+    def replace_topology(self, text: str, dry_run: bool) -> Changes:
+        return self._reload.replace(text, dry_run)
 
     def bindings(self) -> list[dict[str, Any]]:
         return [
@@ -125,7 +144,14 @@ class Control:
         problems += [f"container {name}: {why}" for name, why in self._containers.problems.items()]
         for name, found in self._containers.sweeper.problems.items():
             problems += [f"node {name}: {what}" for what in found]
+        if self._reload.error is not None:
+            problems.append(f"topology: the last good one is in force: {self._reload.error}")
         return {"status": "degraded" if problems else "ok", "problems": problems, "nodes": len(self._nodes.sites)}
 
     def metrics(self) -> bytes:
+        self._metrics.look(
+            {name: (site.ready, self._fabric.node_status(name)) for name, site in self._nodes.sites.items()},
+            topology_failed=self._reload.error is not None,
+            readers=self._feed.readers,
+        )
         return self._metrics.text()

@@ -17,6 +17,8 @@
 ``response`` its HTTP status (the shape is Podman's: cause, message, response).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -24,11 +26,12 @@ class CoatError(Exception):
     """Base of all errors that the project raises on purpose.
 
     ``cause`` overrides the class's machine word where one class covers several cases, for example
-    ``Conflict("...", cause="already_migrating")``.
+    ``Conflict("...", cause="already_migrating")``. ``headers`` go with its REST answer.
     """
 
     default_cause: ClassVar[str] = "error"
     response: ClassVar[int] = 500
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, message: str, *, cause: str | None = None) -> None:
         super().__init__(message)

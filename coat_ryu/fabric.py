@@ -17,6 +17,7 @@ from ryu.lib import hub
 
 from coat_ryu import cutover, frames, wire
 from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
+from coat_ryu.feed import Tell, silent
 from coat_ryu.flows_edge import ipv6_addresses
 from coat_ryu.flowview import as_ofctl
 from coat_ryu.member import Member, Plan
@@ -82,20 +83,41 @@ class Fabric:
         self._slots = hub.Semaphore(SLOTS)
         self._audit_interval = audit_interval
         self._threads: list[Any] = []
+        self._workers: dict[str, Any] = {}
+        self.tell: Tell = silent
 
     # --- life
 
     def start(self) -> None:
         for member in self._members.values():
-            self._threads.append(hub.spawn(self._work, member))
-        self._threads.append(hub.spawn(self._work_on_routes))
-        self._threads.append(hub.spawn(self._work_on_audits))
+            self._workers[member.node] = hub.spawn(self._work, member)
+        self._threads += [hub.spawn(self._work_on_routes), hub.spawn(self._work_on_audits)]
 
     def stop(self) -> None:
         """Ends the greenthreads; the flows stay in the switches, and traffic goes on."""
-        for thread in self._threads:
+        for thread in (*self._threads, *self._workers.values()):
             hub.kill(thread)
         self._threads.clear()
+        self._workers.clear()
+
+    def adopt(self, topology: Topology) -> None:
+        """Follows a new topology: switches come and go, tunnels and networks change."""
+        names = {node.name: int(node.switch, 16) for node in topology.nodes}
+        for node, member in list(self._members.items()):
+            if names.get(node) != member.dpid:
+                hub.kill(self._workers.pop(node))
+                del self._members[node]
+        self.board.rename({dpid: name for name, dpid in names.items()})
+        for node in names.keys() - self._members.keys():
+            member = self._members[node] = Member(node, names[node], self.board, self._plan)
+            self._workers[node] = hub.spawn(self._work, member)
+        self._weights = tunnels(topology)
+        self._plan.vnis = tuple(network.vni for network in topology.networks)
+        self._dead_ends = set()
+        self._plan.overlay = Overlay(self._members, self._weights)
+        for member in self._connected_members():
+            self._ports_changed(member.node)
+        self._mark(self._members)
 
     def ready(self) -> None:
         """All bindings are known: from now on the switches are made equal to them."""
@@ -108,10 +130,12 @@ class Fabric:
         if event.state == MAIN_DISPATCHER:
             if node := self.board.attach(event.datapath):
                 LOG.info("switch of %s connected from %s", node, event.datapath.address)
+                self.tell("node", node=node, switch_connected=True)
                 self._members[node].fresh = False
                 self._ports_changed(node)
         elif event.state == DEAD_DISPATCHER and (node := self.board.detach(event.datapath)):
             LOG.warning("switch of %s disconnected; its flows stay as they are", node)
+            self.tell("node", node=node, switch_connected=False)
             self._members[node].fresh = False
             self._notify()
 
@@ -161,6 +185,7 @@ class Fabric:
             # A switch that was away may remember versions of a container of the same name: start far beyond those.
             self._births += 1
             track = self._tracks[name] = Track(binding, self._births << 32)
+            self._tell_binding(binding)
             self._mark(self._members)
         elif track.newest != binding:
             for step in cutover.stages(track.newest, binding):
@@ -172,6 +197,7 @@ class Fabric:
     def unbind(self, container: str) -> Waiter:
         """Removes a binding; nothing happens when there is none."""
         if self._tracks.pop(container, None):
+            self.tell("binding", container=container, node=None, port=None, mac=None, holding=False)
             self._mark(self._members)
 
         def gone() -> bool:
@@ -247,18 +273,7 @@ class Fabric:
         }
 
     def node_status(self, node: str) -> dict[str, Any]:
-        member = self._member(node)
-        return {
-            "dpid": f"{member.dpid:016x}",
-            "connected": member.connected,
-            "in_sync": self.is_ready and member.settled,
-            "flows_wanted": member.wanted,
-            "flows_installed": len(member.installed),
-            "ports_missing": member.missing_ports(),
-            "denied_packets": member.denied,
-            "repairs": member.repairs,
-            "error": member.error,
-        }
+        return self._member(node).status(self.is_ready)
 
     def denied(self, node: str) -> int:
         """Packets dropped at the ports of a node because their source was not the port's own, as of the last audit."""
@@ -322,7 +337,20 @@ class Fabric:
     def _push(self, track: Track, step: Binding) -> int:
         seen = [member.versions.get(step.container, track.version) for member in self._members.values()]
         track.forget(min(seen))
+        self._tell_binding(step)
         return track.push(step)
+
+    def _tell_binding(self, binding: Binding) -> None:
+        holding = bool(binding.hold and binding.hold.filling)
+        place = binding.place
+        self.tell(
+            "binding",
+            container=binding.container,
+            node=place.node,
+            port=place.port,
+            mac=binding.mac,
+            holding=holding,
+        )
 
     def _ports_changed(self, node: str) -> None:
         member = self._members[node]
@@ -342,9 +370,12 @@ class Fabric:
             hub.sleep(REROUTE_DELAY)
             self._reroute.clear()
             dead: frozenset[Pair] = frozenset(pair(*end) for end in self._dead_ends)
-            if dead == self._plan.overlay.dead:
+            before = self._plan.overlay.dead
+            if dead == before:
                 continue
             self._plan.overlay = Overlay(self._members, self._weights, dead)
+            for ends in sorted(dead ^ before):
+                self.tell("tunnel", between=list(ends), up=ends not in dead)
             parts = self._plan.overlay.partitions()
             LOG.warning("tunnels down: %s; partitions: %d", sorted(dead) or "none", len(parts))
             self._mark(self._members)
@@ -353,7 +384,7 @@ class Fabric:
     def _work_on_audits(self) -> None:
         while True:
             hub.sleep(self._audit_interval)
-            for member in self._members.values():
+            for member in list(self._members.values()):
                 if not self.is_ready or not member.fresh or not member.connected:
                     continue
                 try:

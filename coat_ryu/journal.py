@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS migrations (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT UNIQUE NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL, context TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS migrations_by_key ON migrations (json_extract(context, '$.key'));
 CREATE TABLE IF NOT EXISTS pulse (id INTEGER PRIMARY KEY, at TEXT);
 CREATE INDEX IF NOT EXISTS migrations_by_state ON migrations (state);
 CREATE INDEX IF NOT EXISTS migrations_by_container ON migrations (json_extract(record, '$.container'), serial);
@@ -104,8 +105,45 @@ class Journal:
 
     def migrations(self) -> list[Migration]:
         """All records, the newest first."""
-        rows = self._do("SELECT record FROM migrations ORDER BY serial DESC")
+        return self.page()[0]
+
+    def page(
+        self,
+        limit: int = -1,
+        offset: int = 0,
+        state: str | None = None,
+        container: str | None = None,
+        node: str | None = None,
+    ) -> tuple[list[Migration], int]:
+        """Records that fit, the newest first, and how many there are without ``limit`` (-1: none) and ``offset``.
+
+        ``node`` is their source or their destination.
+        """
+        where = (
+            " FROM migrations WHERE (?1 IS NULL OR state = ?1)"
+            " AND (?2 IS NULL OR json_extract(record, '$.container') = ?2)"
+            " AND (?3 IS NULL OR ?3 IN (json_extract(record, '$.source'), json_extract(record, '$.destination')))"
+        )
+        wanted = (state, container, node)
+        total = self._do("SELECT count(*)" + where, *wanted)[0][0]
+        rows = self._do("SELECT record" + where + " ORDER BY serial DESC LIMIT ?4 OFFSET ?5", *wanted, limit, offset)
+        return [Migration.model_validate_json(record) for (record,) in rows], total
+
+    def succeeded(self, mode: str, count: int) -> list[Migration]:
+        """The newest migrations of a mode that succeeded."""
+        rows = self._do(
+            "SELECT record FROM migrations WHERE state = 'succeeded' AND json_extract(record, '$.mode') = ?"
+            " ORDER BY serial DESC LIMIT ?",
+            mode,
+            count,
+        )
         return [Migration.model_validate_json(record) for (record,) in rows]
+
+    def by_key(self, key: str) -> tuple[Migration, str] | None:
+        """The migration that was begun under a key, and what was asked for with it."""
+        columns = "record, json_extract(context, '$.request')"
+        rows = self._do(f"SELECT {columns} FROM migrations WHERE json_extract(context, '$.key') = ?", key)
+        return (Migration.model_validate_json(rows[0][0]), rows[0][1]) if rows else None
 
     def latest(self, container: str) -> Migration | None:
         """The container's newest migration."""
@@ -149,7 +187,7 @@ class Journal:
     def close(self) -> None:
         self._db.close()
 
-    def _do(self, statement: str, *values: str | int) -> list[Any]:
+    def _do(self, statement: str, *values: str | int | None) -> list[Any]:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:

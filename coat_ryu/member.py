@@ -87,6 +87,20 @@ class Member:
         self.ports = self._board.ports(self.node)
         self._describe(self._switch.advertise)
 
+    def status(self, is_ready: bool) -> dict[str, Any]:
+        """For people and for REST; ``is_ready`` says whether switches are being kept up to date at all."""
+        return {
+            "dpid": f"{self.dpid:016x}",
+            "connected": self.connected,
+            "in_sync": is_ready and self.settled,
+            "flows_wanted": self.wanted,
+            "flows_installed": len(self.installed),
+            "ports_missing": self.missing_ports(),
+            "denied_packets": self.denied,
+            "repairs": self.repairs,
+            "error": self.error,
+        }
+
     def sync(self) -> bool:
         """Brings the switch up to date, with every binding as new as it may have; whether any became newer.
 

@@ -1,5 +1,8 @@
 """Prometheus metrics of the controller."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from coat_ryu.saga import Migration
@@ -7,6 +10,11 @@ from coat_ryu.saga import Migration
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 _LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+
+_SWITCH = ("connected", "flows_installed", "flows_wanted", "denied_packets")
 
 
 class Metrics:
@@ -29,6 +37,28 @@ class Metrics:
             registry=self.registry,
         )
         self._packets = Counter("coat_hold_packets", "Packets at the hold", ["what"], registry=self.registry)
+
+        self._prediction = Histogram(
+            "coat_prediction_error_ratio",
+            "How far off a predicted downtime was, in proportion to the real one",
+            buckets=_RATIOS,
+            registry=self.registry,
+        )
+        self._node_up = Gauge("coat_node_up", "Whether a node can be worked with", ["node"], registry=self.registry)
+        self._switch_up = Gauge(
+            "coat_switch_connected", "Whether a node's switch is connected", ["node"], registry=self.registry
+        )
+        self._flows = Gauge("coat_flows", "Flows of ours in a switch", ["node"], registry=self.registry)
+        self._wanted = Gauge("coat_flows_wanted", "Flows that a switch should have", ["node"], registry=self.registry)
+        self._denied = Gauge(
+            "coat_denied_packets", "Packets dropped for a false source address", ["node"], registry=self.registry
+        )
+        self._topology_failed = Gauge(
+            "coat_topology_reload_failed",
+            "1: the last topology was refused, an older one is in force",
+            registry=self.registry,
+        )
+        self._readers = Gauge("coat_event_readers", "Who follows the events now", registry=self.registry)
 
         self._lag = Histogram(
             "coat_event_loop_lag_seconds", "How late the event loop was", buckets=_LAGS, registry=self.registry
@@ -53,6 +83,18 @@ class Metrics:
         self._largest_lag.set(self._most)
         self._own_lag.set(self._most_own)
 
+    def look(self, nodes: Mapping[str, tuple[bool, Mapping[str, Any]]], topology_failed: bool, readers: int) -> None:
+        """Takes down how things are: of each node whether it is ready, and its switch's status."""
+        gauges = (self._node_up, self._switch_up, self._flows, self._wanted, self._denied)
+        for gauge in gauges:
+            gauge.clear()  # a node that is no longer there has no figure
+        for name, (ready, switch) in nodes.items():
+            figures = (ready, *(switch[key] for key in _SWITCH))
+            for gauge, value in zip(gauges, figures, strict=True):
+                gauge.labels(name).set(value)
+        self._topology_failed.set(topology_failed)
+        self._readers.set(readers)
+
     def count(self, migration: Migration) -> None:
         """Adds a migration that has ended."""
         self._migrations.labels(migration.state, migration.mode).inc()
@@ -61,6 +103,8 @@ class Metrics:
                 self._step.labels(step.name, migration.mode).observe(step.duration_s)
         if migration.downtime_s is not None:
             self._downtime.labels(migration.mode).observe(migration.downtime_s)
+        if migration.prediction_error is not None:
+            self._prediction.observe(abs(migration.prediction_error))
         self._overhead.labels(migration.mode).observe(migration.remote_overhead_s)
         self._packets.labels("held").inc(migration.held_packets)
         self._packets.labels("replayed").inc(migration.replayed_packets)

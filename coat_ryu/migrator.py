@@ -4,23 +4,27 @@ A step's intention is in the journal before the step is begun and its result aft
 becomes of a migration whose controller died.
 """
 
+import hashlib
 import logging
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coat_ryu import recovery, saga, steps
-from coat_ryu.config import MigrateRequest
+from coat_ryu import logs, recovery, saga, steps
+from coat_ryu.config import MigrateRequest, MigrationsQuery
 from coat_ryu.containers import Containers
 from coat_ryu.errors import CoatError, Conflict, MemoryLost, NotFound
 from coat_ryu.fabric import Fabric
+from coat_ryu.feed import Tell, silent
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.model import ContainerSpec, Topology
 from coat_ryu.moves import BULK, Ahead, Move, Tally, fresh_mac
 from coat_ryu.nodes import Nodes, Site
-from coat_ryu.saga import Batch, Failure, Migration, StepRecord, timestamp, unix_time
+from coat_ryu.prediction import error as error_of
+from coat_ryu.saga import Batch, Failure, Migration, Predicted, StepRecord, timestamp, unix_time
 
 LOG = logging.getLogger(__name__)
 
@@ -80,15 +84,33 @@ class Migrator:
         self._clock = clock
         self._sleep = sleep
         self._moves: dict[str, Move] = {}
-        self._slots = {name: threading.BoundedSemaphore(limits.per_node) for name in nodes.sites}
+        self._slots: dict[str, threading.BoundedSemaphore] = defaultdict(
+            lambda: threading.BoundedSemaphore(limits.per_node)
+        )
         self.on_end: Callable[[Migration], None] = lambda migration: None
+        self.predict: Callable[[Migration], Predicted | None] = lambda migration: None
+        self.tell: Tell = silent
 
-    def migrate(self, request: MigrateRequest) -> Migration:
+    def adopt(self, topology: Topology) -> None:
+        """Migrations that begin from now on are of this topology."""
+        self._topology = topology
+
+    def busy(self) -> set[str]:
+        """Nodes that a migration under way needs."""
+        return {name for move in self._moves.values() for name in (move.record.source, move.record.destination)}
+
+    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
         """Checks what can be checked at once and starts the migration. Raises NotFound or Conflict; then nothing has
         changed.
+
+        ``key`` is the caller's name for this very request: with one that is known already, nothing is begun and the
+        record that it stands for comes back.
         """
+        known = self._known(request, key)
+        if known is not None:
+            return known
         resident = self._containers.resident(request.container)
-        self._nodes_known(request.to)
+        self._nodes.site(request.to, "to")
         if resident.node == request.to:
             raise Conflict(f"to: {request.container} is on {request.to} already", cause="already_there")
         source = self._nodes.ready(resident.node, "container")
@@ -112,6 +134,7 @@ class Migrator:
             )
             new_mac = fresh_mac() if request.mac == "renew" else str(resident.spec.mac)
             move = self._move(record, resident.spec, new_mac)
+            move.key = None if key is None else (key, _fingerprint(request))
             self._save(move)
         except CoatError:
             self._containers.give_back(request.container)
@@ -140,11 +163,16 @@ class Migrator:
         move.thread = threading.Thread(target=self._run, args=(move, way), daemon=True)
         move.thread.start()
 
-    def _nodes_known(self, name: str) -> None:
-        try:
-            self._nodes.site(name)
-        except NotFound as error:
-            raise NotFound(f"to: {error}", cause=error.cause) from None
+    def _known(self, request: MigrateRequest, key: str | None) -> Migration | None:
+        """The migration that was begun with this key. Raises Conflict when that was another request."""
+        found = None if key is None else self._journal.by_key(key)
+        if found is None:
+            return None
+        record, fingerprint = found
+        if fingerprint != _fingerprint(request):
+            message = f"Idempotency-Key: {key} stands for another request already, that of migration {record.id}"
+            raise Conflict(message, cause="key_reused")
+        return self.migration(record.id)
 
     def wait(self, migration: Migration) -> Migration:
         """The finished record. Every step has a timeout, so this ends."""
@@ -166,10 +194,14 @@ class Migrator:
 
     def migrations(self) -> list[Migration]:
         """All records, the newest first; those under way as they are this moment."""
-        return [
-            self._moves[record.id].record if record.id in self._moves else record
-            for record in self._journal.migrations()
-        ]
+        return self.page(MigrationsQuery())[0]
+
+    def page(self, wanted: MigrationsQuery) -> tuple[list[Migration], int]:
+        """The records that are wanted, and how many there are without ``limit`` and ``offset``."""
+        found, total = self._journal.page(
+            -1 if wanted.limit is None else wanted.limit, wanted.offset, wanted.state, wanted.container, wanted.node
+        )
+        return [self._moves[record.id].record if record.id in self._moves else record for record in found], total
 
     def abort(self, identifier: str) -> Migration:
         """Asks a migration to go back. Raises Conflict when it is past the point where it could."""
@@ -209,6 +241,7 @@ class Migrator:
     def _take_up(self, record: Migration, context: recovery.Context) -> None:
         """Raises Conflict."""
         move = self._move(record, ContainerSpec.model_validate_json(context["spec"]), context["new_mac"])
+        move.key = (context["key"], context["request"]) if "key" in context else None
         self._containers.take(record.container, "migrating")
         record.state, record.error, record.finished_at, record.duration_s = "running", None, None, None
         self._fabric.bind(move.binding_now())
@@ -243,7 +276,9 @@ class Migrator:
 
     def _run(self, move: Move, way: Callable[[Move], None]) -> None:
         record = move.record
+        logs.MIGRATION.set(record.id)
         LOG.info("migration %s: %s from %s to %s", record.id, record.container, record.source, record.destination)
+        self._tell_of(record)
         try:
             way(move)
             record.state = "succeeded"
@@ -260,6 +295,8 @@ class Migrator:
         finished = self._clock()
         record.finished_at, record.duration_s = timestamp(finished), finished - unix_time(record.started_at)
         record.remote_overhead_s = sum(step.remote_overhead_s for step in record.steps)
+        if record.predicted is not None and record.downtime_s:
+            record.prediction_error = error_of(record.predicted.downtime_s, record.downtime_s)
         LOG.info("migration %s: %s after %.3f s", record.id, record.state, record.duration_s)
         try:
             self._save(move)
@@ -272,7 +309,14 @@ class Migrator:
             self._containers.sweeper.later(move.source, move.fence)
             self._containers.sweeper.later(move.destination, move.fence)
         self.on_end(record)
+        self._tell_of(record)
         move.finished.set()
+
+    def _tell_of(self, record: Migration) -> None:
+        self.tell("migration", **record.model_dump(exclude={"steps"}))
+
+    def _tell_step(self, move: Move, step: StepRecord) -> None:
+        self.tell("step", migration=move.record.id, container=move.name, **step.model_dump())
 
     def _forward(self, move: Move) -> None:
         source, destination = (self._slots[name] for name in sorted((move.record.source, move.record.destination)))
@@ -346,6 +390,7 @@ class Migrator:
         step = StepRecord(name=name, node=move.record.node_of(name), started_at=timestamp(at))
         move.record.steps.append(step)
         self._save(move)
+        self._tell_step(move, step)
         return step
 
     def _end(self, move: Move, step: StepRecord, began: float, ended: float, tally: Tally) -> None:
@@ -353,12 +398,17 @@ class Migrator:
         if step.name == saga.PIVOT:
             move.record.downtime_s = move.downtime()
             self._tolerating(lambda: self._containers.move(move.moved_spec, move.record.destination))
+        elif step.name == "preflight":
+            move.record.predicted = self.predict(move.record)
         self._save(move)
+        self._tell_step(move, step)
 
     def _save(self, move: Move) -> None:
         # steps side by side write the same record: none may overwrite what it has not seen
         with move.writing:
             context = {"spec": move.spec.model_dump_json(), "new_mac": move.new_mac}
+            if move.key is not None:
+                context |= {"key": move.key[0], "request": move.key[1]}
             if move.record.past_pivot or move.going_back:
                 self._tolerating(lambda: self._journal.put_migration(move.record, context))
             else:
@@ -410,7 +460,13 @@ class Migrator:
         began = self._clock()
         step = StepRecord(name=f"undo_{name}", node=move.record.node_of(name), started_at=timestamp(began))
         move.record.steps.append(step)
+        self._tell_step(move, step)
         tally = Tally(0.0, step.detail)
         self._persist(lambda: steps.UNDO[name](move, tally), step=step)
         step.duration_s, step.remote_overhead_s = self._clock() - began, tally.overhead
         self._save(move)
+        self._tell_step(move, step)
+
+
+def _fingerprint(request: MigrateRequest) -> str:
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()

@@ -24,6 +24,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,6
 Mac = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$", to_lower=True)
 ]  # the group bit (IEEE 802, I/G) must be clear
+# As the hook checks them again: nothing here is ever given to a shell, and nothing looks like an option.
+Image = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,254}$")]
+Variable = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_.-]*$")]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Dpid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Vni = Annotated[int, Field(ge=1, le=0xFFFFFF)]
 
@@ -32,6 +36,11 @@ Mode = Literal["prepared", "parallel", "sequential"]
 
 Memory = Literal["full", "lazy", "precopy"]
 """How a container's memory moves: with its state, after it, or before it."""
+
+State = Literal["running", "succeeded", "rolled_back", "failed"]
+"""Of a migration."""
+
+ContainerState = Literal["running", "paused", "stopped", "created", "checkpointed", "migrating", "missing", "unknown"]
 
 MacPolicy = Literal["keep", "renew"]
 """Whether a container keeps its MAC address when it moves; the paper renews it (section III, step 3)."""
@@ -94,13 +103,13 @@ class ContainerSpec(Document):
 
     name: Name
     node: Name
-    image: str = Field(min_length=1)
-    command: tuple[str, ...] = ()
+    image: Image
+    command: tuple[Text, ...] = ()
     network: Name | None = None
     ip: IPv4Address | None = None
     ip6: IPv6Address | None = None
     mac: Mac | None = None
-    env: dict[str, str] = {}
+    env: dict[Variable, Text] = {}
 
 
 class Topology(Document):

@@ -1,5 +1,6 @@
 """One migration under way: its record, its two ends, and the binding that fits each moment of it."""
 
+import contextvars
 import secrets
 import threading
 from collections.abc import Callable
@@ -48,6 +49,7 @@ class Move:
         self.abort = threading.Event()
         self.writing = threading.Lock()
         self.going_back = False
+        self.key: tuple[str, str] | None = None  # the caller's Idempotency-Key, and what it asked for
         self.found_running = False  # its restore was never answered, and may have been cut short in tidying up
         self.destination_gone = False  # its host is taken for dead
         self.handed_ahead = threading.Event()
@@ -168,7 +170,8 @@ class Ahead:
         self._outcome: Any = None
         self._error: Exception | None = None
         self._work = work
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        # what it logs belongs to the caller's migration; a thread begins without context
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._run,), daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from coat_ryu.errors import CoatError, Conflict, NotFound
+from coat_ryu.feed import Tell, silent
 from coat_ryu.model import Node, Topology, container_port, namespace_name, tunnel_port
 from coat_ryu.overlay import Overlay
 
@@ -79,14 +80,12 @@ class Nodes:
     ) -> None:
         self._topology = topology
         self._overlay = Overlay.of(topology)
+        self._make_remote = make_remote
         self._openflow = openflow
         self._on_ready = on_ready
         self._closing = threading.Event()
-        self.sites: dict[str, Site] = {}
-        for node in topology.nodes:
-            name = node.name
-            remote = make_remote(node, lambda name=name: self._up(name), lambda name=name: self._down(name))  # type: ignore[misc]
-            self.sites[name] = Site(node, remote)
+        self.tell: Tell = silent
+        self.sites = {node.name: self._site(node) for node in topology.nodes}
 
     def start(self) -> None:
         for site in self.sites.values():
@@ -97,11 +96,46 @@ class Nodes:
         for site in self.sites.values():
             site.remote.close()
 
-    def site(self, name: str) -> Site:
-        """Raises NotFound."""
+    def adopt(self, topology: Topology) -> None:
+        """Follows a new topology: sites come and go, and those that stay are brought into shape again."""
+        before = self.sites
+        self._topology, self._overlay = topology, Overlay.of(topology)
+        # a new mapping, for somebody may be walking through the old one
+        self.sites = {
+            node.name: before[node.name] if node.name in before and before[node.name].node == node else self._site(node)
+            for node in topology.nodes
+        }
+        for name, site in before.items():
+            if self.sites.get(name) is not site:
+                threading.Thread(target=self._leave, args=(site,), daemon=True).start()
+        for name, site in self.sites.items():
+            if before.get(name) is not site:
+                site.remote.start()
+            elif site.remote.connected:
+                threading.Thread(target=self._prepare, args=(site, lambda site: None), daemon=True).start()
+
+    def _site(self, node: Node) -> Site:
+        remote = self._make_remote(node, lambda: self._up(site), lambda: self._down(site))
+        site = Site(node, remote)
+        return site
+
+    def _leave(self, site: Site) -> None:
+        """A node that is no longer ours, or is reached in another way now, keeps no tunnels of ours."""
+        site.ready = False
+        if site.node.name not in self.sites:
+            self.tell("node", node=site.node.name, ready=False, removed=True)
+            try:
+                site.call("tunnels_ensure", {"bridge": BRIDGE, "tunnels": {}}, PREPARE_TIMEOUT)
+            except CoatError as error:
+                LOG.warning("node %s keeps its tunnels: %s", site.node.name, error)
+        site.remote.close()
+
+    def site(self, name: str, field_name: str = "") -> Site:
+        """Raises NotFound, which begins with the name of the field."""
         if name not in self.sites:
             known = ", ".join(self.sites) or "none"
-            raise NotFound(f"there is no node {name!r}; there are: {known}", cause="no_such_node")
+            where = f"{field_name}: " if field_name else ""
+            raise NotFound(f"{where}there is no node {name!r}; there are: {known}", cause="no_such_node")
         return self.sites[name]
 
     def ready(self, name: str, field_name: str = "node") -> Site:
@@ -112,13 +146,14 @@ class Nodes:
             raise Conflict(f"{field_name}: node {name} is not connected: {why}", cause="node_not_connected")
         return site
 
-    def _up(self, name: str) -> None:
-        threading.Thread(target=self._prepare, args=(self.sites[name],), daemon=True).start()
+    def _up(self, site: Site) -> None:
+        threading.Thread(target=self._prepare, args=(site, self._on_ready), daemon=True).start()
 
-    def _down(self, name: str) -> None:
-        self.sites[name].ready = False
+    def _down(self, site: Site) -> None:
+        site.ready = False
+        self.tell("node", node=site.node.name, ready=False, error=site.remote.status().get("error"))
 
-    def _prepare(self, site: Site) -> None:
+    def _prepare(self, site: Site, then: Callable[[Site], None]) -> None:
         """Tries until it works, the channel goes down (a new one starts anew) or the controller ends."""
         delay = RETRY_FIRST
         while site.remote.connected and not self._closing.is_set():
@@ -126,7 +161,8 @@ class Nodes:
                 self._shape(site)
                 site.error, site.ready = None, True
                 LOG.info("node %s is in shape", site.node.name)
-                self._on_ready(site)
+                self.tell("node", node=site.node.name, ready=True, error=None)
+                then(site)
                 return
             except CoatError as error:
                 site.error = str(error)

@@ -5,12 +5,26 @@ https://spec.openapis.org/oas/v3.1.0; schemas are JSON Schema 2020-12, as pydant
 
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from coat_ryu.answers import JSON, Route
+from coat_ryu.config import PageQuery
+
 SCHEMAS = "#/components/schemas/"
+
+HEADERS = {
+    "Idempotency-Key": "The caller's name for this very request: sent again, it begins nothing new.",
+    "If-Match": "The ETag that was seen; refused with 412 when it is not as it was.",
+    "If-None-Match": "The ETag that is known; 304 when nothing has changed.",
+    "Last-Event-ID": "As since.",
+}
+EVERYWHERE = (400, 403, 429, 500)
+"""What any call may be refused with: its query, a foreign page or the role, its rate; and a fault of ours."""
+WITH_BODY = (408, 413)
 
 
 class Failure(BaseModel):
@@ -21,52 +35,91 @@ class Failure(BaseModel):
     response: int
 
 
-class Route(Protocol):
-    @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def body(self) -> type[BaseModel] | None: ...
-    @property
-    def answer(self) -> Any: ...
-    @property
-    def status(self) -> int: ...
-
-
 def document(routes: Iterable[Route]) -> dict[str, Any]:
     """The whole document, ready for JSON."""
     schemas: dict[str, Any] = {}
-    failure = _content("application/json", _schema(Failure, schemas))
+    failure = _content(JSON, _schema(Failure, schemas))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, failure)
     return {
         "openapi": "3.1.0",
         "info": {"title": "coat_ryu", "version": _version(), "license": {"name": "Apache-2.0"}},
+        "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
 def _operation(route: Route, schemas: dict[str, Any], failure: dict[str, Any]) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": route.summary}
-    if route.answer is str:
-        good |= _content("text/plain", {"type": "string"})
-    elif route.answer is not None:
-        good |= _content("application/json", _schema(route.answer, schemas))
-    names = re.findall(r"{(\w+)}", route.path)
+    answers = {str(status): _answer(route, status, kind, schemas) for status, kind in route.answers.items()}
+    if route.method == "GET" and 200 in route.answers and route.kind == JSON:
+        answers["304"] = {"description": "As it was under the ETag of If-None-Match"}
+    refusals = {*EVERYWHERE, *route.refusals}
+    if route.role is not None:
+        refusals.add(401)
+    if route.body is not None:
+        refusals |= {*WITH_BODY}
+    for status in sorted(refusals):
+        answers.setdefault(str(status), {"description": HTTPStatus(status).phrase, **failure})
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": f"{route.method.lower()}{re.sub(r'[^a-z]+', '_', route.path)}".rstrip("_"),
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-        "responses": {str(route.status): good, "default": {"description": "Refused or failed", **failure}},
+        "parameters": [*_in_path(route), *_in_query(route), *_in_headers(route)],
+        "responses": answers,
+        "security": [{"token": []}, {}] if route.role else [{}],
     }
+    if route.role is not None:
+        operation["description"] = f"Needs the role {route.role}, where tokens are in force."
     if route.body is not None:
-        operation["requestBody"] = {"required": True, **_content("application/json", _schema(route.body, schemas))}
+        content = _content(JSON, _schema(route.body, schemas))
+        operation["requestBody"] = {"required": route.body_required, **content}
     return operation
+
+
+def _answer(route: Route, status: int, kind: Any, schemas: dict[str, Any]) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": f"{route.summary}: {HTTPStatus(status).phrase}"}
+    if kind is not None:
+        good |= _content(route.kind, {"type": "string"} if kind is str else _schema(kind, schemas))
+    if issubclass(route.query, PageQuery):
+        good["headers"] = {
+            "X-Total-Count": {"description": "How many there are in all", "schema": {"type": "integer"}},
+            "Link": {"description": "The next and the previous part (RFC 8288)", "schema": {"type": "string"}},
+        }
+    return good
+
+
+def _in_path(route: Route) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", route.path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _in_query(route: Route) -> list[dict[str, Any]]:
+    """A parameter that is left out is not null: what the model has for that is of no concern here."""
+    found = []
+    for name, schema in TypeAdapter(route.query).json_schema().get("properties", {}).items():
+        kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+        plain = {key: value for key, value in kinds[0].items() if key != "title"}
+        found.append({"name": name, "in": "query", "required": False, "schema": plain})
+    return found
+
+
+def _in_headers(route: Route) -> list[dict[str, Any]]:
+    names = [*route.headers, *(["If-None-Match"] if route.method == "GET" and route.kind == JSON else [])]
+    limits = {"Idempotency-Key": {"pattern": "^[!-~]{1,128}$"}, "Last-Event-ID": {"pattern": "^[0-9]{1,15}$"}}
+    return [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": HEADERS[name],
+            "schema": {"type": "string", **limits.get(name, {})},
+        }
+        for name in names
+    ]
 
 
 def _content(kind: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,18 +4,18 @@
 not say) is no reason to refuse.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from coat_ryu.errors import Conflict
 from coat_ryu.model import Memory
 
-CRIU_LEAST, PODMAN_LEAST = (4, 2), (4, 2)
-"""CRIU 4.1 fails on the sockets of current kernels; Podman 4.2 restores into an existing namespace."""
+CRIU_LEAST, PODMAN_LEAST = (4, 2), (4, 4)
+"""CRIU 4.1 fails on the sockets of current kernels; Podman 4.4 can be given another runtime for one command."""
 
-PODMAN_LAZY, LAZY_RUNTIME = (4, 4), "runc"
-"""For lazy pages: Podman that can be given another runtime for one command, and the runtime that knows of them."""
+LAZY_RUNTIME = "runc"
+"""The runtime that knows of lazy pages."""
 
 RESERVE = 64 << 20
 """Bytes of disk and memory that a migration leaves alone."""
@@ -31,7 +31,12 @@ def check(
     source: str, destination: str, here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any], mtu: int
 ) -> None:
     """Raises Conflict with the first reason, if there is one."""
-    for refusal in refusals(source, destination, here, there, needs, mtu):
+    refuse(refusals(source, destination, here, there, needs, mtu))
+
+
+def refuse(reasons: Iterable[Refusal]) -> None:
+    """Raises Conflict with the first of them, if there is one."""
+    for refusal in reasons:
         raise Conflict(refusal.message, cause=refusal.cause)
 
 
@@ -56,8 +61,7 @@ def memory_refusals(
     by name.
     """
     for node, features in nodes.items():
-        versions = facts[node]["versions"]
-        runtime = (versions.get("runtime") or "").partition(" ")[0]
+        runtime = (facts[node]["versions"].get("runtime") or "").partition(" ")[0]
         if memory == "precopy" and not features["dirty_tracking"]:
             message = f"memory: the kernel of node {node} does not tell which pages were written"
             yield Refusal("no_dirty_tracking", f"{message} (CONFIG_MEM_SOFT_DIRTY), so there is no pre-copy")
@@ -67,11 +71,20 @@ def memory_refusals(
             if runtime != LAZY_RUNTIME:
                 message = f"memory: node {node} runs containers with {runtime or 'nothing'}; lazy pages need"
                 yield Refusal("no_lazy_pages", f"{message} {LAZY_RUNTIME}")
-            if _number(versions.get("podman") or "0") < PODMAN_LAZY:
-                message = f"memory: node {node} has podman {versions.get('podman')}; lazy pages need"
-                yield Refusal("old_podman", f"{message} {'.'.join(map(str, PODMAN_LAZY))} or newer")
     if memory == "precopy":
         yield Refusal("not_implemented", "memory: pre-copy is not implemented, though these kernels could do it")
+
+
+def presence(
+    container: str, source: str, destination: str, here: dict[str, Any] | None, there: dict[str, Any] | None
+) -> Iterator[Refusal]:
+    """Reasons that lie in where copies are; ``here`` and ``there`` are the hook's ``container_inspect``."""
+    if here is None or here["state"] != "running":
+        state = "not there" if here is None else here["state"]
+        yield Refusal("not_running", f"container: {container} is {state} on {source}, not running")
+    if there is not None and there["state"] == "running":
+        message = f"to: {destination} runs a container {container} already; end that one first"
+        yield Refusal("name_in_use", message)
 
 
 def _versions(node: str, versions: dict[str, str | None]) -> Iterator[Refusal]:
@@ -134,6 +147,11 @@ def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
         # criu/sk-inet.c: "In-flight connection"; to skip them would break them
         message = f"container: it has not accepted all connections at its port {port}; CRIU cannot move those"
         yield Refusal("unaccepted_connections", f"{message}, so try again when it has")
+
+
+def state_size(needs: dict[str, Any]) -> int:
+    """Bytes of a container's memory and changed files."""
+    return int(needs.get("memory") or 0) + int(needs.get("layer") or 0)
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from coat_ryu.model import MacPolicy, Memory, Mode
+from coat_ryu.model import MacPolicy, Memory, Mode, State
 
-State = Literal["running", "succeeded", "rolled_back", "failed"]
 Site = Literal["source", "destination", "controller"]
 Pace = Literal["one_by_one", "side_by_side", "handed_ahead"]
 
@@ -111,6 +110,14 @@ class Failure(BaseModel):
     message: str
 
 
+class Predicted(BaseModel):
+    """What was expected of a migration before it touched anything; ``basis`` says what it was learned from."""
+
+    downtime_s: float
+    duration_s: float
+    basis: Literal["history", "model"]
+
+
 class Migration(BaseModel):
     """The record of one migration, as REST shows it and as the journal keeps it."""
 
@@ -131,6 +138,8 @@ class Migration(BaseModel):
     held_packets: int = 0
     replayed_packets: int = 0
     dropped_packets: int = 0
+    predicted: Predicted | None = None
+    prediction_error: float | None = None
     steps: list[StepRecord] = Field(default_factory=list)
     error: Failure | None = None
 

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import shlex
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ def say(word): os.write(1, word.encode() + b"\\n")
 line = b""
 while not line.endswith(b"\\n"): line += receive(1)
 wanted = json.loads(line)
+if ALLOWED not in (None, wanted["sha256"]):
+    say("this node takes the hook " + ALLOWED[:16] + " and no other; install coat-hook anew")
+    sys.exit(1)
 if sys.version_info < (3, 11):
     say("python3 is " + sys.version.split()[0] + ", 3.11 or newer is wanted")
     sys.exit(1)
@@ -53,11 +57,18 @@ os.execv(sys.executable, [sys.executable, "-I", path])
 """
 """Reads its input a byte at a time until the header has ended: what follows belongs to the hook.
 
+``ALLOWED`` is the digest of the one hook that is taken, or None for any.
+
 The hook serves each request in a thread, with buffers of a megabyte: glibc would give each thread an arena of its own
 and keep what was freed (mallopt(3)), and the hook grew by 70 KB a migration.
 """
 
-COMMAND = shlex.join(["python3", "-I", "-c", BOOTSTRAP])
+COMMAND = shlex.join(["python3", "-I", "-c", "ALLOWED = None\n" + BOOTSTRAP])
+
+
+def forced_command() -> str:
+    """A program for ``command=`` in a node's authorized_keys: whatever is asked for, it takes this hook or ends."""
+    return f'#!/usr/bin/python3 -I\nALLOWED = "{archive().sha256}"\n{BOOTSTRAP}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +120,7 @@ def _add_package(file: zipfile.ZipFile, name: str, directory: Path) -> None:
 def _add(file: zipfile.ZipFile, name: str, content: bytes) -> None:
     # A fixed date: the digest must not depend on when the files were installed.
     file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(forced_command())

@@ -11,13 +11,14 @@ from typing import Any
 
 from coat_ryu import memory
 from coat_ryu.containers import create_args, endpoint_args
-from coat_ryu.errors import CoatError, Conflict, NodeUnreachable, SwitchError, SwitchTimeout
+from coat_ryu.errors import CoatError, NodeUnreachable, SwitchError, SwitchTimeout
 from coat_ryu.fabric import Waiter
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
 from coat_ryu.moves import QUICK, Ahead, Move, Tally
 from coat_ryu.nodes import BRIDGE, Site, endpoint_name
 from coat_ryu.preflight import check as may_move
+from coat_ryu.preflight import presence, refuse, state_size
 
 PORT_TIMEOUT = 10.0
 CUT_OVER_TIMEOUT = 10.0
@@ -34,13 +35,8 @@ DELIVERY_PATIENCE = 20.0
 def preflight(move: Move, tally: Tally) -> None:
     """Refuses what cannot work. Nothing is touched."""
     here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
-    if here is None or here["state"] != "running":
-        state = "not there" if here is None else here["state"]
-        raise Conflict(f"container: {move.name} is {state} on {move.record.source}, not running", cause="not_running")
     there = move.call(tally, move.destination, "container_inspect", {"name": move.name}).result
-    if there is not None and there["state"] == "running":
-        message = f"to: {move.record.destination} runs a container {move.name} already; end that one first"
-        raise Conflict(message, cause="name_in_use")
+    refuse(presence(move.name, move.record.source, move.record.destination, here, there))
     needs = move.call(tally, move.source, "container_needs", {"name": move.name}).result
     here_is, there_is = (_facts(move, tally, site) for site in (move.source, move.destination))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
@@ -48,7 +44,7 @@ def preflight(move: Move, tally: Tally) -> None:
     memory.may_move(move, tally, here_is, there_is)
     if there is not None:  # what an earlier migration left
         move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
-    tally.detail["image"] = here["image"]
+    tally.detail.update(image=here["image"], state=state_size(needs))
 
 
 def _facts(move: Move, tally: Tally, site: Site) -> dict[str, Any]:

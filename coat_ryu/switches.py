@@ -98,6 +98,19 @@ class Switchboard:
         self._timeout = timeout
         self._bundles = bundles
         self._connections: dict[str, _Connection] = {}
+        self._strangers: dict[int, Any] = {}
+
+    def rename(self, names: Mapping[int, str]) -> None:
+        """Other switches are ours from now on. One that no longer is, is left to itself; one that is there already and
+        has become ours is hung up on, for it comes back at once and is then new in every respect.
+        """
+        for connection in list(self._connections.values()):
+            if names.get(connection.datapath.id) != connection.node:
+                self._drop(connection)
+                self._strangers[connection.datapath.id] = connection.datapath
+        self._names = dict(names)
+        for dpid in self._strangers.keys() & names.keys():
+            self._strangers.pop(dpid).close()
 
     # --- what Ryu tells us
 
@@ -106,6 +119,7 @@ class Switchboard:
         node = self._names.get(datapath.id)
         if node is None:
             LOG.warning("switch %016x (%s) is not in the topology: left alone", datapath.id, datapath.address)
+            self._strangers[datapath.id] = datapath
             return None
         if old := self._connections.get(node):
             self._drop(old)
@@ -123,6 +137,7 @@ class Switchboard:
             if connection.datapath is datapath:
                 self._drop(connection)
                 return connection.node
+        self._strangers = {dpid: one for dpid, one in self._strangers.items() if one is not datapath}
         return None
 
     def on_port(self, message: Any) -> str | None:

@@ -37,6 +37,8 @@ from coat_ryu.node.verbs import call, verb
 THREADS = 256
 """Requests served at once: many migrations, each with some that wait for the other node. Threads are made as needed."""
 
+LONGEST = 1e6
+"""Seconds that a request may take."""
 ORPHAN_PATIENCE = 15.0
 """Seconds that a hook without a controller waits for a delivery that has not begun."""
 
@@ -74,7 +76,7 @@ def _serve_one(line: bytes, answers: Answers) -> None:
         if not isinstance(request, dict):
             raise Failure("bad_args", "a request is a JSON object")
         answer["id"] = request.get("id")
-        with deadline(request.get("timeout")):
+        with deadline(_seconds(request.get("timeout"))):
             answer |= {"ok": True, "result": call(request.get("verb", ""), request.get("args", {}))}
     except Failure as failure:
         answer |= {"ok": False, "error": failure.as_json()}
@@ -85,6 +87,15 @@ def _serve_one(line: bytes, answers: Answers) -> None:
         answer |= {"ok": False, "error": Failure("internal", message, stderr=traceback.format_exc()).as_json()}
     with contextlib.suppress(OSError):  # the controller may be gone; the work is done all the same
         answers.write(answer | {"started_at": started_at, "finished_at": time.time()})
+
+
+def _seconds(timeout: object) -> float | None:
+    """The time that a request gives itself. Raises Failure."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= LONGEST:
+        raise Failure("bad_args", "timeout: a number of seconds is wanted")
+    return float(timeout)
 
 
 @verb

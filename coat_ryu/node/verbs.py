@@ -43,9 +43,9 @@ def verb(function: Verb) -> Verb:
     return function
 
 
-def call(name: str, args: object) -> Any:
+def call(name: object, args: object) -> Any:
     """Checks the arguments and the ``fence``, which every verb may have, and runs the verb. Raises Failure."""
-    if name not in VERBS:
+    if not isinstance(name, str) or name not in VERBS:
         raise Failure("unknown_verb", f"there is no verb {name!r}; there are: {', '.join(sorted(VERBS))}")
     function = VERBS[name]
     if not isinstance(args, dict):

@@ -40,15 +40,18 @@ class Manager:
 
 
 @contextlib.contextmanager
-def running(environment: Path, app: str, directory: Path) -> Iterator[Manager]:
-    """``ryu-manager APP`` of a virtual environment, started in ``directory``, which keeps its log and journal."""
+def running(environment: Path, app: str, directory: Path, options: str = "", *arguments: str) -> Iterator[Manager]:
+    """``ryu-manager APP`` of a virtual environment, started in ``directory``, which keeps its log and journal.
+
+    ``options`` are lines of the group ``[coat]``, ``arguments`` ryu-manager's own.
+    """
     directory.mkdir(exist_ok=True)
     config, log = directory / "coat.conf", directory / "manager.log"
-    config.write_text(f"[coat]\njournal = {directory}/journal.db\n")
+    config.write_text(f"[coat]\njournal = {directory}/journal.db\n{options}\n")
     rest, openflow = free_port(), free_port()
     command = [str(environment / "bin" / "ryu-manager"), "--config-file", str(config), app]
     command += ["--wsapi-host", "127.0.0.1", "--wsapi-port", str(rest)]
-    command += ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow)]
+    command += ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow), *arguments]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -15,10 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from coat_ryu import shipment
 from coat_ryu.errors import NodeError, NodeTimeout, NodeUnreachable
 from coat_ryu.keys import one_time_pair
 from coat_ryu.remote import Remote
-from coat_ryu.ssh import open_transport
+from coat_ryu.ssh import Login, open_transport
 from mininet_scenarios.lab import Lab
 from tests.node.conftest import CONNECT_TIMEOUT, Connection, login, wait_until
 
@@ -143,6 +144,36 @@ def test_a_wrong_private_key_is_refused(lab: Lab, tmp_path: Path) -> None:
         open_transport(replace(login(lab, "left"), key=str(key)))
     with pytest.raises(ValueError, match="no private key"):
         open_transport(replace(login(lab, "left"), key=str(tmp_path / "none")))
+
+
+@pytest.fixture
+def forced(lab: Lab, tmp_path: Path) -> Iterator[Login]:
+    """A key that may do nothing on the left host but bring our hook, as docs/locks.md has it."""
+    key = tmp_path / "forced"
+    key.write_text(private_key())
+    key.chmod(0o600)
+    public = paramiko.PKey.from_path(key)
+    line = f'restrict,command="/usr/local/sbin/coat-hook" {public.get_name()} {public.get_base64()} coat'
+    before = lab.exec("left", ["cat", "/root/.ssh/authorized_keys"]).stdout
+    install = "cat > /usr/local/sbin/coat-hook && chmod 755 /usr/local/sbin/coat-hook"
+    lab.exec("left", ["mkdir", "-p", "/usr/local/sbin"])
+    lab.exec("left", ["sh", "-c", install], input=shipment.forced_command())
+    lab.exec("left", ["sh", "-c", "cat > /root/.ssh/authorized_keys"], input=f"{before}{line}\n")
+    yield replace(login(lab, "left"), key=str(key))
+    lab.exec("left", ["sh", "-c", "cat > /root/.ssh/authorized_keys"], input=before)
+
+
+def test_a_forced_command_brings_our_hook_and_nothing_else(forced: Login) -> None:
+    with Connection("left", forced) as remote:
+        assert remote.call("hello").result["hostname"] == "left"
+    for wanted in ("podman ps", "python3 -c 'print(1)'", "sftp-server"):
+        transport = open_transport(forced)
+        channel = transport.open_session(timeout=20)
+        channel.exec_command(wanted)
+        channel.sendall(b'{"sha256": "%s", "size": 4}\nevil' % (b"0" * 64))
+        assert b"".join(iter(lambda: channel.recv(4096), b"")).startswith(b"this node takes the hook ")  # noqa: B023
+        assert channel.recv_exit_status() == 1
+        transport.close()
 
 
 def private_key() -> str:

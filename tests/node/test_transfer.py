@@ -117,6 +117,16 @@ def test_a_stranger_is_refused_and_ends_nothing(inbox: Inbox, stranger: Callable
     assert inbox.wait()["sha256"] == digest
 
 
+def test_what_was_delivered_once_is_not_taken_again(inbox: Inbox) -> None:
+    """Somebody who has got hold of the sender's key, after the fact."""
+    digest = inbox.deliver(GOOD)
+    assert inbox.wait()["sha256"] == digest
+    with pytest.raises((OSError, Failure)):
+        inbox.deliver(archive(**{"checkpoint/a": b"evil"}))
+    assert inbox.wait()["sha256"] == digest
+    assert inbox.lab.exec("left", ["wc", "-c", f"{PLACE}/checkpoint/a"]).stdout.split()[0] == "100000"
+
+
 def test_the_receiver_must_be_the_right_one_too(inbox: Inbox) -> None:
     other, _ = one_time_pair("other")
     identity = Identity(inbox.sender.cert, inbox.sender.key, other.peer)

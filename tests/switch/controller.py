@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,18 @@ START_TIMEOUT = 30.0
 
 
 class Controller:
-    """``options`` go to the Fabric; with ``bindings`` it is ready from the start."""
+    """``options`` go to the Fabric, ``arguments`` to ryu-manager; with ``bindings`` it is ready from the start."""
 
     def __init__(
-        self, directory: Path, port: int, topology: Topology, bindings: Iterable[Binding] = (), **options: Any
+        self,
+        directory: Path,
+        port: int,
+        topology: Topology,
+        bindings: Iterable[Binding] = (),
+        arguments: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        self._directory, self._port = directory, port
+        self._directory, self._port, self._arguments = directory, port, arguments
         self._setup = pickle.dumps((topology, options, list(bindings)))
         self._process: subprocess.Popen[bytes] | None = None
         self._peer: socket.socket | None = None
@@ -43,7 +49,7 @@ class Controller:
         argv = [sys.executable, str(manager), "--ofp-listen-host=127.0.0.1", f"--ofp-tcp-listen-port={self._port}"]
         with (self._directory / "controller.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*argv, str(ROOT / "tests/switch/driver.py")],
+                [*argv, *self._arguments, str(ROOT / "tests/switch/driver.py")],
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -14,6 +14,9 @@ from ryu.lib import hub
 
 from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
+from coat_ryu.listen import replace_servers
+
+replace_servers(None)  # as the application does
 
 LENGTH = struct.Struct("!I")
 

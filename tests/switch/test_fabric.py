@@ -1,10 +1,12 @@
 """The fabric against a real switch: what it installs, and that it keeps it so."""
 
 import time
+from ipaddress import IPv4Address
 
 import pytest
 
 from coat_ryu.errors import NotFound, SwitchError, SwitchGone
+from coat_ryu.model import Node
 from coat_ryu.openflow import Change, Flow, Output, match
 from tests.switch.scene import TOPOLOGY, bound, eventually
 
@@ -200,3 +202,35 @@ def test_a_tunnel_whose_link_goes_down_is_routed_around(fabric, ovs, bridge):
     eventually(lambda: fabric.status()["tunnels"][0]["down_at"] == ["a"], "the tunnel is seen to be down")
     ovs.appctl("netdev-dummy/set-admin-state", "t-b", "up")
     eventually(lambda: fabric.status()["tunnels"][0]["up"], "the tunnel is up again")
+
+
+def test_a_new_topology_is_followed(fabric, ovs, bridge):
+    """A network goes, a node goes with its tunnel, another one comes; what stays is untouched meanwhile."""
+    kept = {flow for flow in ovs.flows(bridge) if "dl_dst=02:00:00:00:00:03" in flow}
+    assert kept
+    new = Node(name="d", address=IPv4Address("10.9.0.4"))
+    fabric.adopt(TOPOLOGY.model_copy(update={"nodes": (*TOPOLOGY.nodes[:2], new), "networks": TOPOLOGY.networks[:1]}))
+    fabric.settle(["a"], SETTLE)
+    status = fabric.status()
+    assert sorted(status["nodes"]) == ["a", "b", "d"]
+    assert [tunnel["between"] for tunnel in status["tunnels"]] == [["a", "b"], ["a", "d"], ["b", "d"]]
+    assert fabric.node_status("a")["ports_missing"] == ["t-d"]
+    now = ovs.flows(bridge)
+    assert kept <= set(now)
+    assert not [flow for flow in now if "tun_id=0x2b" in flow], "nothing of the network that went"
+    assert fabric.node_status("a")["flows_installed"] == len(now)
+    fabric.adopt(TOPOLOGY)
+    fabric.settle(["a"], SETTLE)
+    assert [flow for flow in ovs.flows(bridge) if "tun_id=0x2b" in flow]
+
+
+def test_a_switch_of_a_node_that_went_is_left_alone_and_may_come_back(fabric, ovs, bridge):
+    before = ovs.flows(bridge)
+    fabric.adopt(TOPOLOGY.model_copy(update={"nodes": TOPOLOGY.nodes[1:]}))
+    with pytest.raises(NotFound):
+        fabric.node_status("a")
+    assert ovs.flows(bridge) == before
+    ovs.ofctl("del-flows", bridge, "cookie=0xc0a7000000000005/-1")
+    fabric.adopt(TOPOLOGY)
+    fabric.settle(["a"], SETTLE)
+    assert len(ovs.flows(bridge)) == len(before)

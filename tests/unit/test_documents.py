@@ -5,6 +5,7 @@ import importlib
 import re
 from pathlib import Path
 
+from coat_ryu import openapi
 from coat_ryu.node.verbs import VERBS
 from coat_ryu.rest import ROUTES
 from coat_ryu.saga import STEPS
@@ -45,6 +46,21 @@ def test_every_route_is_described_and_nothing_else() -> None:
     assert sorted(described) == sorted(f"{route.method} {route.path}" for route in ROUTES)
 
 
+def test_every_parameter_and_header_of_a_call_is_described() -> None:
+    everywhere = section(REST, "Lists") + section(REST, "ETags")
+    for route in ROUTES:
+        text = section(REST, f"{route.method} {route.path}") + everywhere
+        names = {*route.query.model_fields, *route.headers}
+        assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], route
+
+
+def test_every_status_that_a_call_can_have_is_described() -> None:
+    described = {int(status) for status in re.findall(r"^\| (\d{3}) \|", section(REST, "Errors"), re.MULTILINE)}
+    listed = {int(status) for methods in openapi.document(ROUTES)["paths"].values() for one in methods.values()
+              for status in one["responses"]}  # fmt: skip
+    assert {status for status in listed if status >= 400} | {405} == described
+
+
 def test_every_step_is_described_and_nothing_else() -> None:
     table = section(REST, "The record").split("| step |")[1]
     assert {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")} == set(STEPS)
@@ -55,7 +71,7 @@ def test_every_cause_of_a_refusal_is_described() -> None:
     written = {cause for path in (ROOT / "coat_ryu").glob("*.py") for cause in re.findall(pattern, path.read_text())}
     assert {"bad_input", "starting", "past_pivot"} <= written
     # Bases that nobody raises, and what keeps the controller from starting.
-    never_answered = {"error", "conflict", "bad_topology"}
+    never_answered = {"error", "conflict", "bad_tokens", "open_door"}
     assert written - never_answered <= set(re.findall(r"`(\w+)`", section(REST, "Errors")))
 
 

@@ -75,12 +75,10 @@ CAN: dict[str, Any] = {"lazy": None, "dirty_tracking": True}
         ("lazy", {}, {}, []),
         ("lazy", {"dirty_tracking": False}, {}, []),
         ("lazy", {"lazy": "the kernel lacks uffd"}, {}, ["no_lazy_pages"]),
-        ("lazy", {}, {"podman": "4.3.1"}, ["old_podman"]),
-        ("lazy", {}, {"podman": "4.4"}, []),
         ("lazy", {}, {"runtime": "crun 1.21"}, ["no_lazy_pages"]),
         ("precopy", {}, {}, ["not_implemented"]),
         ("precopy", {"dirty_tracking": False}, {}, ["no_dirty_tracking", "not_implemented"]),
-        ("full", {"lazy": "no", "dirty_tracking": False}, {"podman": "4.2"}, []),
+        ("full", {"lazy": "no", "dirty_tracking": False}, {}, []),
     ],
 )
 def test_memory_moves_only_where_both_nodes_can_do_it(

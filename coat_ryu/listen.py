@@ -1,0 +1,183 @@
+"""The two doors of the controller: Ryu's REST server with TLS and time limits, and its OpenFlow server with TLS.
+
+Ryu takes neither as options or gets them wrong, so both of its classes are replaced here before it makes them.
+"""
+
+import json
+import logging
+import ssl
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import eventlet
+from ryu.app import wsgi
+from ryu.base import app_manager  # noqa: F401  # before the controller, for they import each other
+from ryu.controller import controller
+from ryu.lib import hub
+
+from coat_ryu.doors import is_loopback
+from coat_ryu.errors import CoatError
+
+LOG = logging.getLogger(__name__)
+
+SILENCE = 30.0
+"""Seconds that a client may be silent within a request, or take nothing of its answer."""
+IDLE = 75.0
+"""Seconds that a connection may wait for its next request."""
+CONNECTIONS = 512
+GONE = ("BrokenPipeError", "ConnectionResetError", "TimeoutError", "ssl.SSL")
+"""How the last line of a traceback begins that tells of a client and not of us."""
+
+
+class OpenDoor(CoatError):
+    default_cause = "open_door"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files. With ``client_ca`` only clients with a certificate of that authority are let in."""
+
+    cert: str | None = None
+    key: str | None = None
+    client_ca: str | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """None without a certificate. Raises OpenDoor when the files cannot be used."""
+        if not (self.cert and self.key):
+            if self.cert or self.key or self.client_ca:
+                raise OpenDoor("[coat] tls_cert and tls_key belong together, and tls_client_ca needs both")
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.cert, self.key)
+            if self.client_ca:
+                context.load_verify_locations(self.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ssl.SSLError) as error:
+            raise OpenDoor(f"TLS: {self.cert}, {self.key} or {self.client_ca} cannot be used: {error}") from None
+        return context
+
+
+def refuse_open_door(host: str, tls: Tls, has_tokens: bool) -> None:
+    """Raises OpenDoor when REST would serve strangers. Whoever may use it is root on the nodes."""
+    if is_loopback(host):
+        return
+    if not (has_tokens or tls.client_ca):
+        raise OpenDoor(
+            f"REST would listen on {host or 'every address'} for everybody: set [coat] tokens, or tls_client_ca with"
+            " tls_cert and tls_key, or leave --wsapi-host on loopback"
+        )
+    if not tls.cert:
+        LOG.warning("REST listens on %s without TLS: whoever is on the way can read the tokens", host)
+
+
+class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
+    """Errors below the application have the API's shape too, and a connection can be ended from above."""
+
+    minimum_chunk_size = 0  # an event is sent when it is there, however small
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        text = message or "this is no HTTP request"
+        body = json.dumps({"cause": "bad_request", "message": text, "response": int(code)}).encode() + b"\n"
+        self.close_connection = 1
+        self.request_version = "HTTP/1.1"  # what could not be read counts as 0.9, which has no status line
+        self.send_response_only(int(code), "Bad Request")
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", len(body)),
+            ("Connection", "close"),
+        ):
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def get_environ(self) -> Any:
+        environ = super().get_environ()
+        environ["coat.hang_up"] = self._hang_up
+        return environ
+
+    def _hang_up(self) -> None:
+        self.close_connection = 1
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (ssl.SSLError, ConnectionError) as error:
+            LOG.debug("a connection from %s ended: %s", self.client_address, error)
+
+
+class _Log:
+    """What eventlet writes to, as a logger: a line a request, and now and then a traceback."""
+
+    def write(self, message: str) -> None:
+        if not message.startswith("Traceback"):
+            LOG.info("%s", message.rstrip("\n"))
+            return
+        last = message.rstrip("\n").rpartition("\n")[2]
+        if last.startswith(GONE):
+            LOG.debug("a client went before its answer was sent: %s", last)
+        else:
+            LOG.error("%s", message.rstrip("\n"))
+
+
+def rest_server(context: ssl.SSLContext | None) -> type:
+    """The class that Ryu shall make its REST server of."""
+
+    class Server(hub.WSGIServer):  # type: ignore[misc]
+        def __init__(self, application: Any, **config: Any) -> None:
+            super().__init__((wsgi.CONF.wsapi_host, wsgi.CONF.wsapi_port), application, **config)
+
+        def __call__(self) -> None:
+            self.serve_forever()
+
+        def serve_forever(self) -> None:
+            server = self.server
+            if context is not None:  # the handshake is each connection's own affair: none waits for another's
+                server = context.wrap_socket(server, server_side=True, do_handshake_on_connect=False)
+            eventlet.wsgi.server(
+                server,
+                self.handle,
+                _Log(),
+                max_size=CONNECTIONS,
+                protocol=Protocol,
+                keepalive=IDLE,
+                socket_timeout=SILENCE,
+                debug=False,
+                log_x_forwarded_for=False,
+            )
+
+    return Server
+
+
+class OpenFlowServer(hub.StreamServer):  # type: ignore[misc]
+    """As Ryu's, which forgets its TLS context after the first connection and fails at all later ones."""
+
+    def __init__(self, listen_info: Any, handle: Any = None, **tls: Any) -> None:
+        context = tls.pop("ssl_ctx", None)
+        if context is None:
+            super().__init__(listen_info, handle, **tls)
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(tls["certfile"], tls["keyfile"])
+        if "ca_certs" in tls:
+            context.verify_mode = tls["cert_reqs"]
+            context.load_verify_locations(tls["ca_certs"])
+
+        def wrap_and_handle(connection: Any, address: Any) -> None:
+            try:
+                handle(context.wrap_socket(connection, server_side=True), address)
+            except (ssl.SSLError, ConnectionError) as error:
+                LOG.warning("an OpenFlow connection from %s was refused: %s", address, error)
+
+        super().__init__(listen_info, wrap_and_handle)
+
+
+def replace_servers(context: ssl.SSLContext | None) -> None:
+    """From now on Ryu makes its servers of these classes."""
+    wsgi.WSGIServer = rest_server(context)
+    controller.StreamServer = OpenFlowServer

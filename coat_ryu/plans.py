@@ -1,0 +1,95 @@
+"""What a migration would come to, without touching anything: reasons against it, and how long it would take."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from coat_ryu import prediction
+from coat_ryu.config import PlanRequest
+from coat_ryu.containers import Containers
+from coat_ryu.errors import Conflict
+from coat_ryu.journal import Journal, Resident
+from coat_ryu.model import Mode
+from coat_ryu.nodes import Nodes, Site
+from coat_ryu.prediction import Expected
+from coat_ryu.preflight import Refusal, presence, refusals, state_size
+from coat_ryu.saga import Failure, Migration, Predicted
+
+HISTORY = 100
+"""Migrations of one mode that are read for a prediction."""
+
+
+class Plan(BaseModel):
+    """The answer to ``POST /v1.0/plan``. ``expected`` is null when the container's node cannot be asked."""
+
+    container: str
+    source: str
+    destination: str
+    mode: Mode
+    possible: bool
+    refusals: list[Failure]
+    expected: Expected | None
+
+
+class Plans:
+    def __init__(self, nodes: Nodes, containers: Containers, journal: Journal) -> None:
+        self._nodes = nodes
+        self._containers = containers
+        self._journal = journal
+
+    def plan(self, wanted: PlanRequest) -> Plan:
+        """Raises NotFound, and NodeError when a node that is connected does not answer."""
+        resident = self._containers.resident(wanted.container)
+        self._nodes.site(wanted.to, "to")
+        against = list(self._claims(wanted, resident))
+        needs: dict[str, Any] | None = None
+        sites: list[Site] = []
+        for field, name in (("container", resident.node), ("to", wanted.to)):
+            try:
+                sites.append(self._nodes.ready(name, field))
+            except Conflict as error:
+                against.append(Refusal(error.cause, str(error)))
+        if sites and sites[0].node.name == resident.node:
+            needs = sites[0].call("container_needs", {"name": wanted.container}).result
+        if needs is not None and len(sites) == 2:
+            against += self._look(wanted, sites[0], sites[1], needs)
+        return Plan(
+            container=wanted.container,
+            source=resident.node,
+            destination=wanted.to,
+            mode=wanted.mode,
+            possible=not against,
+            refusals=[Failure(cause=one.cause, message=one.message) for one in against],
+            expected=None if needs is None else self._expected(wanted.container, wanted.mode, state_size(needs)),
+        )
+
+    def predict(self, record: Migration) -> Predicted | None:
+        """What is expected of a migration that has passed its preflight."""
+        known = prediction.state_of(record)
+        if known is None:
+            return None
+        expected = self._expected(record.container, record.mode, known)
+        return Predicted(downtime_s=expected.downtime_s, duration_s=expected.duration_s, basis=expected.basis)
+
+    def _expected(self, container: str, mode: Mode, size: int) -> Expected:
+        return prediction.predict(container, mode, size, self._journal.succeeded(mode, HISTORY))
+
+    def _claims(self, wanted: PlanRequest, resident: Resident) -> Iterator[Refusal]:
+        if resident.node == wanted.to:
+            yield Refusal("already_there", f"to: {wanted.container} is on {wanted.to} already")
+        purpose = self._containers.purpose(wanted.container)
+        if purpose is not None:
+            yield Refusal(f"already_{purpose}", f"container: {wanted.container} is {purpose} already")
+
+    def _look(self, wanted: PlanRequest, source: Site, destination: Site, needs: dict[str, Any]) -> Iterator[Refusal]:
+        about = {"name": wanted.container}
+        here = source.call("container_inspect", about).result
+        there = destination.call("container_inspect", about).result
+        if source is not destination:
+            yield from presence(wanted.container, source.node.name, destination.node.name, here, there)
+        mine, theirs = (
+            site.call("hello", {"address": str(site.node.address)}).result for site in (source, destination)
+        )
+        mtu = self._containers.topology.underlay_mtu
+        yield from refusals(source.node.name, destination.node.name, mine, theirs, needs, mtu)
