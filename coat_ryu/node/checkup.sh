@@ -18,7 +18,8 @@ runs() {
     done
     return 1
 }
-active() { has systemctl && systemctl --quiet is-active "$1" 2>/dev/null; }
+# Where systemd does not run, systemctl may call everything active.
+active() { [ -d /run/systemd/system ] && systemctl --quiet is-active "$1" 2>/dev/null; }
 
 [ ! -r /etc/os-release ] || . /etc/os-release
 say os "${ID:-unknown} ${VERSION_ID:-}"

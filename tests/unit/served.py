@@ -21,7 +21,7 @@ Answer = tuple[int, Any]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+    """Its end waits for the requests that are being answered."""
 
 
 class _Quiet(WSGIRequestHandler):

@@ -109,9 +109,10 @@ def test_without_watch_the_id_comes_at_once_and_can_be_aborted(served: tuple[str
         assert coat(url, "abort", identifier).exit_code == 0
     finally:
         go_on.set()
-    result = coat(url, "migrate", "web", "b")
+    result = coat(url, "migrate", "web", "b", "--watch")
     while result.exit_code == Exit.REFUSED and "migrating already" in result.stderr:
-        result = coat(url, "migrate", "web", "b")
+        result = coat(url, "migrate", "web", "b", "--watch")
+    assert (result.exit_code, world.running("web")) == (0, ["b"])
     assert told(coat(url, "migrations", identifier, "--json"))["error"]["cause"] == "aborted"
 
 
