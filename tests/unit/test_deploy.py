@@ -47,9 +47,10 @@ def test_the_unit_starts_what_the_steps_install_as_its_own_user() -> None:
     service = unit()["Service"]
     assert service["ExecStart"] == ["/opt/coat/bin/ryu-manager --config-file /etc/coat/coat.conf coat_ryu.app"]
     assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
-    assert f"useradd --system --home-dir /var/lib/coat --shell /usr/sbin/nologin {service['User'][0]}" in (
-        DEPLOY / "README.md"
-    ).read_text()
+    assert (
+        f"useradd --system --home-dir /var/lib/coat --shell /usr/sbin/nologin {service['User'][0]}"
+        in (DEPLOY / "README.md").read_text()
+    )
 
 
 def test_systemd_takes_the_unit_and_finds_it_closed(tmp_path: Path) -> None:
