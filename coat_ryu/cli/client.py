@@ -128,6 +128,8 @@ class Client:
         return Failed(message, exit_for(error.code), answer)
 
     def _stranger(self, status: int) -> Failed:
+        if status >= 500:  # a relay in front of it, most likely
+            return Failed(f"no controller answers behind {self.url} (HTTP {status})", Exit.NO_CONTROLLER)
         return Failed(f"what answers at {self.url} is no coat controller (HTTP {status})", Exit.NO_CONTROLLER)
 
 

@@ -1,6 +1,5 @@
 """``coat doctor``: the facts fetched from where they are, the judgement (``coat_ryu.doctor``) shown."""
 
-import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,15 +11,10 @@ from pathlib import Path
 from typing import IO
 
 import click
-import paramiko
 
 from coat_ryu.cli.client import Failed
 from coat_ryu.cli.show import JSON, as_json_text, table
-from coat_ryu.config import parse_topology
 from coat_ryu.doctor import Finding, judge, parse
-from coat_ryu.errors import TopologyError
-from coat_ryu.model import Topology
-from coat_ryu.ssh import Login, open_transport
 
 TIMEOUT = 90.0
 """Seconds for one machine's facts; ``criu check`` and ``podman info`` have 30 each."""
@@ -59,15 +53,10 @@ def doctor(
         raise click.UsageError("--topology, --host and --facts exclude each other")
     if node is not None and topology is None:
         raise click.UsageError("NODE wants --topology FILE")
-    logins = _of_topology(topology, node, ssh_key, known_hosts) if topology else {}
-    if host is not None:
-        logins = {host: _of_host(host, ssh_key, known_hosts)}
-    if logins:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            looks = {name: pool.submit(_look, partial(_over_ssh, login)) for name, login in logins.items()}
-            found = {name: look.result() for name, look in looks.items()}
-    else:
+    if topology is None and host is None:
         found = {"here": _look(_here if facts is None else facts.read)}
+    else:
+        found = _elsewhere(topology, node, host, ssh_key, known_hosts)
     _report(found, as_json)
 
 
@@ -78,7 +67,7 @@ def _script() -> str:
 def _look(fetch: Callable[[], str]) -> list[Finding]:
     try:
         return judge(parse(fetch()), time.time())
-    except (OSError, ValueError, paramiko.SSHException, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return [Finding("reached", "wrong", str(error) or type(error).__name__, "nothing else can be known without it")]
 
 
@@ -87,36 +76,20 @@ def _here() -> str:
     return done.stdout
 
 
-def _over_ssh(login: Login) -> str:
-    with open_transport(login) as transport:
-        channel = transport.open_session(timeout=TIMEOUT)
-        channel.settimeout(TIMEOUT)
-        channel.exec_command("sh -s")
-        channel.sendall(_script().encode())
-        channel.shutdown_write()
-        with channel.makefile("rb") as output:
-            return bytes(output.read()).decode(errors="replace")
+def _elsewhere(
+    topology: Path | None, node: str | None, host: str | None, ssh_key: str | None, known_hosts: str
+) -> dict[str, list[Finding]]:
+    """Findings by name of the machine; all machines are asked at once."""
+    from coat_ryu.cli import reach
 
-
-def _of_topology(file: Path, node: str | None, ssh_key: str | None, known_hosts: str) -> dict[str, Login]:
-    try:
-        topology: Topology = parse_topology(file.read_text(), str(file))
-    except (TopologyError, UnicodeDecodeError) as error:
-        raise Failed(str(error)) from None
-    logins = {one.name: Login.of(one, ssh_key, known_hosts) for one in topology.nodes}
-    if node is None:
-        return logins
-    if node not in logins:
-        raise Failed(f"{file} has no node {node!r}; it has: {', '.join(logins)}")
-    return {node: logins[node]}
-
-
-def _of_host(host: str, ssh_key: str | None, known_hosts: str) -> Login:
-    match = re.fullmatch(r"(?:([^@]+)@)?(\[[^]]+\]|[^:@]+)(?::(\d+))?", host)
-    if match is None:
-        raise click.BadParameter(f"{host!r} is not [USER@]HOST[:PORT]", param_hint="--host")
-    user, name, port = match.groups()
-    return Login(name.strip("[]"), int(port or 22), user or "root", ssh_key, known_hosts)
+    if topology is not None:
+        logins = reach.of_topology(topology, node, ssh_key, known_hosts)
+    else:
+        logins = reach.of_host(host or "", ssh_key, known_hosts)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        asked = {name: partial(reach.run_script, login, _script(), TIMEOUT) for name, login in logins.items()}
+        looks = {name: pool.submit(_look, ask) for name, ask in asked.items()}
+        return {name: look.result() for name, look in looks.items()}
 
 
 def _report(found: dict[str, list[Finding]], as_json: bool) -> None:

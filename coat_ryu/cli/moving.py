@@ -1,10 +1,8 @@
 """Migrations: foretold, begun, watched, listed, taken back."""
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 from urllib.parse import quote
 
 import click
@@ -79,36 +77,58 @@ def _request(name: str | None, host: str | None, **options: str | None) -> dict[
     return {"container": name, "to": host} | {key: value for key, value in options.items() if value}
 
 
+class Display:
+    """Lines that stay, and on a terminal one below them that says what goes on now."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(markup=False, highlight=False, quiet=quiet, soft_wrap=True)
+        self._now = self._console.status("") if self._console.is_terminal else None
+
+    def say(self, line: str) -> None:
+        self._console.print(line)
+
+    def now(self, text: str) -> None:
+        if self._now is not None:
+            self._now.update(text)
+
+    def __enter__(self) -> Self:
+        if self._now is not None:
+            self._now.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._now is not None:
+            self._now.stop()
+
+
 def _watch(client: Client, identifier: str, quiet: bool) -> dict[str, Any]:
     """The finished record; unless ``quiet``, a line for each step that ended, and below it what goes on now."""
     told: set[int] = set()
     try:
-        with _status(quiet) as status:
+        with Display(quiet) as display:
             while True:
-                record = _look(client, identifier, status)
-                _tell_steps(record, told, quiet, status)
+                record = _look(client, identifier, display)
+                _tell_steps(record, told, display)
                 if record["state"] != "running":
                     break
                 time.sleep(POLL)
+            frozen = record["downtime_s"]
+            rest = "" if frozen is None else f", frozen for {milliseconds(frozen)}"
+            display.say(f"{record['state']} in {milliseconds(record['duration_s'])}{rest}")
     except KeyboardInterrupt:
         message = f"no longer watched, and going on; `coat abort {identifier}` takes it back"
         raise Failed(message, Exit.INTERRUPTED) from None
-    if not quiet:
-        frozen = record["downtime_s"]
-        rest = "" if frozen is None else f", frozen for {milliseconds(frozen)}"
-        click.echo(f"{record['state']} in {milliseconds(record['duration_s'])}{rest}")
     return record
 
 
-def _tell_steps(record: dict[str, Any], told: set[int], quiet: bool, status: Callable[[str], None]) -> None:
+def _tell_steps(record: dict[str, Any], told: set[int], display: Display) -> None:
     over = record["state"] != "running"
     for index, step in enumerate(record["steps"]):
-        if index in told or (step["duration_s"] is None and not over):
-            continue
-        told.add(index)
-        if not quiet:
-            click.echo(_line(step))
-    status(", ".join(f"{step['name']} on {step['node']}" for step in record["steps"] if step["duration_s"] is None))
+        if index not in told and (over or step["duration_s"] is not None):
+            told.add(index)
+            display.say(_line(step))
+    under_way = (step for step in record["steps"] if step["duration_s"] is None)
+    display.now(", ".join(f"{step['name']} on {step['node']}" for step in under_way))
 
 
 def _line(step: dict[str, Any]) -> str:
@@ -117,7 +137,7 @@ def _line(step: dict[str, Any]) -> str:
     return f"{step['name']:<20} {step['node']:<16} {took:>12}{again}"
 
 
-def _look(client: Client, identifier: str, status: Callable[[str], None]) -> dict[str, Any]:
+def _look(client: Client, identifier: str, display: Display) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -126,18 +146,8 @@ def _look(client: Client, identifier: str, status: Callable[[str], None]) -> dic
         except Failed as failure:
             if failure.exit_code != Exit.NO_CONTROLLER or time.monotonic() > deadline:
                 raise
-            status("the controller is away; waiting for it to come back")
+            display.now("the controller is away; waiting for it to come back")
             time.sleep(POLL)
-
-
-@contextmanager
-def _status(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line at the bottom of a terminal that says what goes on; nothing where there is no terminal."""
-    if quiet or not sys.stdout.isatty():
-        yield lambda text: None
-        return
-    with Console(markup=False).status("") as status:
-        yield status.update
 
 
 @click.command()

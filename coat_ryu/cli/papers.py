@@ -7,10 +7,7 @@ from pathlib import Path
 
 import click
 
-from coat_ryu.cli.client import Failed
 from coat_ryu.cli.show import JSON, as_json_text
-from coat_ryu.config import parse_topology
-from coat_ryu.errors import TopologyError
 
 TOKEN_BYTES = 32
 ROLES = ("read", "migrate", "admin")
@@ -22,10 +19,9 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,62}", re.ASCII)
 @JSON
 def check(file: Path, as_json: bool) -> None:
     """Says whether a topology file can be used, and if not, why."""
-    try:
-        topology = parse_topology(file.read_text(), str(file))
-    except (TopologyError, UnicodeDecodeError) as error:
-        raise Failed(str(error)) from None
+    from coat_ryu.cli.reach import read_topology
+
+    topology = read_topology(file)
     counts = {kind: len(getattr(topology, kind)) for kind in ("nodes", "networks", "containers")}
     if as_json:
         as_json_text({"file": str(file), **counts})

@@ -2,19 +2,24 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from webob import Request
+from webob import Request, Response
 
 from coat_ryu.cli import COMMANDS, client, main
 from coat_ryu.cli.client import Exit
 from tests.unit.fakes import World
 from tests.unit.served import controller, scripted
+from tests.unit.served import served as serve
 
 ROOT = Path(__file__).parents[2]
 PLAN = {
@@ -114,6 +119,55 @@ def test_without_watch_the_id_comes_at_once_and_can_be_aborted(served: tuple[str
         result = coat(url, "migrate", "web", "b", "--watch")
     assert (result.exit_code, world.running("web")) == (0, ["b"])
     assert told(coat(url, "migrations", identifier, "--json"))["error"]["cause"] == "aborted"
+
+
+def test_who_stops_watching_is_told_that_the_migration_goes_on(served: tuple[str, World]) -> None:
+    url, world = served
+    go_on = threading.Event()
+
+    def stalled(number: int, node: str, verb: str) -> None:
+        if verb == "checkpoint":
+            go_on.wait(20)
+
+    world.before = stalled
+    command = [sys.executable, "-c", "from coat_ryu.cli import main; main()", "--url", url]
+    with subprocess.Popen(
+        [*command, "migrate", "web", "b", "--watch"], stdout=PIPE, stderr=PIPE, text=True
+    ) as watching:
+        assert watching.stdout and watching.stdout.readline().startswith("preflight ")
+        watching.send_signal(signal.SIGINT)
+        _, complaint = watching.communicate(timeout=20)
+    go_on.set()
+    (record,) = told(coat(url, "migrations", "--json"))
+    assert watching.returncode == Exit.INTERRUPTED
+    assert complaint == f"coat: no longer watched, and going on; `coat abort {record['id']}` takes it back\n"
+    while told(coat(url, "migrations", record["id"], "--json"))["state"] == "running":
+        pass
+    assert world.running("web") == ["b"]
+
+
+def test_a_watched_migration_waits_for_a_controller_that_is_away() -> None:
+    record: dict[str, Any] = {
+        "id": "1f",
+        "state": "succeeded",
+        "steps": [],
+        "error": None,
+        "duration_s": 1.0,
+        "downtime_s": None,
+    }
+    away = iter([502, 502])
+
+    def answer(request: Request) -> Response:
+        if request.method == "GET" and (status := next(away, None)):
+            return Response("Bad Gateway", status=status, content_type="text/plain")
+        return Response(json.dumps(record), content_type="application/json", charset="utf-8")
+
+    with serve(answer) as url:
+        result = coat(url, "migrate", "web", "b", "--watch")
+    assert (result.exit_code, result.stdout, next(away, None)) == (0, "succeeded in 1000.0 ms\n", None)
+    with serve(lambda request: Response("Bad Gateway", status=502, content_type="text/plain")) as url:
+        result = coat(url, "nodes")
+    assert (result.exit_code, "no controller answers behind" in result.stderr) == (Exit.NO_CONTROLLER, True)
 
 
 def test_a_container_is_run_and_removed(served: tuple[str, World]) -> None:
