@@ -3,9 +3,11 @@
 The exit statuses are ``client.Exit``; the reason is one sentence on standard error.
 """
 
+from typing import Any
+
 import click
 
-from coat_ryu.cli.client import Client
+from coat_ryu.cli.client import Client, Exit, Failed
 from coat_ryu.cli.doctor import doctor
 from coat_ryu.cli.moving import abort, migrate, migrations, plan
 from coat_ryu.cli.overlay import cleanup, containers, events, nodes, remove, run
@@ -34,6 +36,12 @@ class InOrder(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            raise Failed("interrupted", Exit.INTERRUPTED) from None
 
 
 def _url(context: click.Context, parameter: click.Parameter, value: str) -> str:

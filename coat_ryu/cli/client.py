@@ -101,6 +101,9 @@ class Client:
             raise self._refusal(error, method, path) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(reason, ssl.SSLError):
+                hint = "--ca names the authority of its certificate, --cert our own"
+                raise Failed(f"no trust between us and {self.url}: {reason}; {hint}", Exit.DENIED) from None
             raise Failed(f"no controller answers at {self.url}: {reason}", Exit.NO_CONTROLLER) from None
 
     def _trust(self) -> ssl.SSLContext:

@@ -1,9 +1,10 @@
 """WSGI applications over HTTP on loopback: a real controller on nodes in memory, or answers that a test has written."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -27,19 +28,29 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Quiet(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
+    def handle(self) -> None:
+        with suppress(ssl.SSLError):  # a client that does not trust us, or that we do not trust
+            super().handle()
+
+    def finish(self) -> None:
+        with suppress(ssl.SSLError):
+            super().finish()
+
 
 @contextmanager
-def served(answer: Callable[[Request], Response]) -> Iterator[str]:
+def served(answer: Callable[[Request], Response], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The URL at which ``answer`` answers."""
 
     def application(environ: dict[str, Any], start: Any) -> Any:
         return answer(Request(environ))(environ, start)
 
     with make_server("127.0.0.1", 0, application, _Server, _Quiet) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
