@@ -57,10 +57,10 @@ class Finding:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The facts in what ``checkup.sh`` prints. Raises ValueError when that is something else."""
+    """The facts in what ``checkup.sh`` prints. Raises ValueError when it is something else."""
     facts = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
     if not {"os", "kernel"} <= facts.keys():
-        raise ValueError(f"these are no facts of a machine: {text[:80]!r}")
+        raise ValueError(f"our script did not run there (a key with a forced command lets no script in): {text[:80]!r}")
     return facts
 
 

@@ -102,7 +102,7 @@ def test_facts_are_read_and_anything_else_is_refused() -> None:
         "kernel": "6.12",
         "more": "a\tb",
     }
-    with pytest.raises(ValueError, match="no facts"):
+    with pytest.raises(ValueError, match="our script did not run"):
         parse("sh: not found\n")
 
 
