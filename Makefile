@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest
 RUNS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint unit test lab-setup demo bench bench-growth bench-overlay faults soak clean
+.PHONY: help install lint unit test lab-setup demo bench bench-growth bench-overlay faults soak docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ faults: install ## every step of every mode broken in every way, under live conn
 soak: install ## one connection through 200 migrations, byte by byte; RUNS=n
 	$(BIN)/python -m mininet_scenarios.soak $(RUNS)
 
+docs: install ## the documents as a site, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
 clean: ## remove .venv and what the tools leave here; results/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

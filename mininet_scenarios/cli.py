@@ -17,7 +17,9 @@ from coat_ryu.errors import CoatError
 from mininet_scenarios import rootfs
 from mininet_scenarios.lab import DEFAULT_NAME, DEFAULT_TOPOLOGY, Lab, LabError
 
-name_option = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab; several can be up.")
+name_option = click.option(
+    "--name", default=DEFAULT_NAME, envvar="COAT_LAB_NAME", show_default=True, help="Which lab; several can be up."
+)
 
 
 @contextmanager

@@ -72,24 +72,37 @@ def ensure(progress: Progress = lambda line: None) -> Path:
     same time wait for the one that builds. Raises RootfsError.
     """
     target = path()
+    if _made(target, _build, progress):
+        _prune(target)
+    return target
+
+
+def ensure_bare(progress: Progress = lambda line: None) -> Path:
+    """A Debian of the hosts' release with nothing of what a node needs, made and cached in the same way."""
+    target = cache_directory() / f"bare-{SUITE}"
+    _made(target, _build_bare, progress)
+    return target
+
+
+def _made(target: Path, build: Callable[[Path, Progress], None], progress: Progress) -> bool:
+    """Whether ``target`` had to be made, which ``build`` did, elsewhere: it is there as a whole or not at all."""
     if target.is_dir():
-        return target
+        return False
     if os.geteuid() != 0:
         raise RootfsError(f"{target} is not there yet, and only root can make it: run this as root once")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target.with_name(target.name + ".lock"), progress):
         if target.is_dir():
-            return target
+            return False
         for remains in target.parent.glob(f".{target.name}.*"):  # of a build that was killed
             shutil.rmtree(remains)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            _build(work, progress)
+            build(work, progress)
             work.rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    _prune(target)
-    return target
+    return True
 
 
 def hold(root: Path) -> IO[str]:
@@ -128,13 +141,21 @@ def _build(work: Path, progress: Progress) -> None:
     _ensure_mmdebstrap(progress)
     progress(f"Debian {SUITE} with CRIU from {NEWER}")
     work.chmod(0o755)
-    _run(_mmdebstrap(work), progress)
+    _run(_recipe(work), progress)
     try:
         images.build_all(work, progress)
     except subprocess.CalledProcessError as error:
         raise RootfsError(
             f"{' '.join(error.cmd)} failed in the new root file system: {error.stderr.strip()}"
         ) from error
+
+
+def _build_bare(work: Path, progress: Progress) -> None:
+    _ensure_mmdebstrap(progress)
+    progress(f"Debian {SUITE}, bare")
+    work.chmod(0o755)
+    options = ['APT::Install-Recommends "false";', *apt.proxy_options()]
+    _run([*_mmdebstrap("minbase", options), SUITE, str(work), *_mirror()], progress)
 
 
 def _ensure_mmdebstrap(progress: Progress) -> None:
@@ -145,18 +166,24 @@ def _ensure_mmdebstrap(progress: Progress) -> None:
     _run(["apt-get", "install", "--yes", "--no-install-recommends", "mmdebstrap", "debian-archive-keyring"], progress)
 
 
-def _mmdebstrap(work: Path) -> list[str]:
-    """The command that fills ``work``. In mounts and processes of its own, so that a killed build leaves neither."""
+def _recipe(work: Path) -> list[str]:
     options = ['Acquire::Check-Valid-Until "false";', 'APT::Install-Recommends "false";', *apt.proxy_options()]
-    command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
-    command += ["mmdebstrap", "--variant=apt", "--mode=root", "--format=directory", f"--include={','.join(PACKAGES)}"]
-    command += [f"--aptopt={option}" for option in options]
+    command = [*_mmdebstrap("apt", options), f"--include={','.join(PACKAGES)}"]
     # With no mirror given, mmdebstrap knows Debian's; the hook then adds the newer suite from the same place.
     command += ['--setup-hook=mkdir -p "$1/etc/apt/preferences.d"']
     command += [f"--setup-hook=printf %s '{PINS}' > \"$1/etc/apt/preferences.d/criu\""]
     newer = f'sed "s/{SUITE}/{NEWER}/" "$1/etc/apt/sources.list" > "$1/etc/apt/sources.list.d/newer.list"'
     command.append(f"--setup-hook={newer}")
     return [*command, SUITE, str(work), *_mirror()]
+
+
+def _mmdebstrap(variant: str, options: list[str]) -> list[str]:
+    """The command, without what it is to fill. In mounts and processes of its own, so that a killed build leaves
+    neither.
+    """
+    command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    command += ["mmdebstrap", f"--variant={variant}", "--mode=root", "--format=directory"]
+    return [*command, *(f"--aptopt={option}" for option in options)]
 
 
 def _mirror() -> list[str]:

@@ -409,6 +409,9 @@ class FakeFabric:
         self.announced.append(binding)
         return 1
 
+    def node_status(self, node: str) -> dict[str, Any]:
+        return {"connected": True, "in_sync": True}
+
     def binding(self, container: str) -> Binding:
         if container not in self.bindings:
             raise NotFound(container)
