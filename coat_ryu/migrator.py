@@ -57,6 +57,7 @@ class Limits:
     step_timeout: float = BULK
     keep_days: float = 90
     hold: bool = True
+    repair_mss: bool = True
 
 
 class Migrator:
@@ -132,6 +133,7 @@ class Migrator:
             hold_bytes=self._limits.hold_bytes,
             epoch=int(self._clock() * 1000),  # a later controller's is higher, also when the journal was lost
             bulk=self._limits.step_timeout,
+            repair_mss=self._limits.repair_mss,
         )
 
     def _start(self, move: Move, way: Callable[[Move], None]) -> None:

@@ -303,7 +303,8 @@ def _send_args(move: Move, to: dict[str, Any]) -> dict[str, Any]:
 
 def _restore_args(move: Move) -> dict[str, Any]:
     netns = endpoint_name(move.name)["netns"]
-    return {"name": move.name, "transfer": move.transfer, "netns": netns, "mtu": move.inner_mtu}
+    args = {"name": move.name, "transfer": move.transfer, "netns": netns, "mtu": move.inner_mtu}
+    return args if move.repair_mss else {**args, "repair_mss": False}
 
 
 def _restore_steps(move: Move) -> list[dict[str, Any]]:

@@ -55,11 +55,17 @@ def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
 
 @verb
 def restore(
-    *, name: Name, netns: Netns, mtu: int, transfer: TransferId | None = None, release: Ifname | None = None
+    *,
+    name: Name,
+    netns: Netns,
+    mtu: int,
+    transfer: TransferId | None = None,
+    release: Ifname | None = None,
+    repair_mss: bool = True,
 ) -> dict[str, Any]:
     """Lets the container run again, from a state that has arrived or, without ``transfer``, from its own checkpoint.
 
-    ``mtu`` is the namespace's proper one. ``release`` names a hold that is released the moment the processes run.
+    ``mtu`` is the namespace's proper one; without ``repair_mss`` sockets stay as CRIU leaves them. ``release`` names a hold that is released the moment the processes run.
     Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
     """
     where = place(name)
@@ -70,7 +76,7 @@ def restore(
     stats_file.unlink(missing_ok=True)
     # CRIU leaves sockets with an MSS made from defaults. The kernel corrects it at the next send if the path's MTU is
     # not the one it was made with (net/ipv4/tcp_output.c, tcp_current_mss), so it is lowered after the restore.
-    namespaces.set_mtu(netns, mtu + 1)
+    namespaces.set_mtu(netns, mtu + 1 if repair_mss else mtu)
     try:
         with _watching(stats_file, lambda: _resumed(netns, mtu, release)) as seen:
             resumed_at = _restore(name, where, seen)
