@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mininet_scenarios import meter, stream
-from mininet_scenarios.lab import Lab
 from mininet_scenarios.measure import Gap, clock_shift, gaps, long_trips, longest_gap, rtt_disruption
+from mininet_scenarios.place import Place
 
 CONNECT_TIMEOUT = 15.0
 
@@ -66,7 +66,7 @@ class Workload(ABC):
     connections = 1
 
     def __init__(
-        self, lab: Lab, server: str, client: str, address: str, host: str = "device", seconds: float = 8.0
+        self, lab: Place, server: str, client: str, address: str, host: str = "device", seconds: float = 8.0
     ) -> None:
         self.lab = lab
         self.server = server

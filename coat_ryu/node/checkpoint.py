@@ -65,7 +65,8 @@ def restore(
 ) -> dict[str, Any]:
     """Lets the container run again, from a state that has arrived or, without ``transfer``, from its own checkpoint.
 
-    ``mtu`` is the namespace's proper one; without ``repair_mss`` sockets stay as CRIU leaves them. ``release`` names a hold that is released the moment the processes run.
+    ``mtu`` is the namespace's proper one. ``release`` names a hold that is released the moment the processes run.
+    Without ``repair_mss`` sockets stay as CRIU leaves them.
     Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
     """
     where = place(name)
