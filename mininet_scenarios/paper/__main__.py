@@ -113,9 +113,8 @@ def main() -> None:
             sys.exit("paper: interrupted; the same command goes on from here")
     summary = written.write_all(asked.results, trials(asked.runs), asked.logs, asked.runs)
     print(f"{summary['resumed']} of {summary['runs']} connections went on; {asked.results}/report.md")
-    if troubles := [
-        f"{row['experiment']} {row['key']}: {row['trouble']}" for row in summary["per_run"] if row["trouble"]
-    ]:
+    told = [*summary["per_run"], *summary["remote_control"]["per_run"]]
+    if troubles := [f"{row['experiment']} {row['key']}: {row['trouble']}" for row in told if row["trouble"]]:
         sys.exit("paper: not every connection went on:\n" + "\n".join(troubles))
 
 

@@ -19,10 +19,11 @@ FOLDER, CONFIG = "/tmp/coat-baseline", "/tmp/coat-baseline.conf"
 FILES_PORT = "5302"
 SECONDS = 8
 
-# CRIU's reason is in a log that Podman's error names, and that Podman removes.
+# CRIU's reason is in the log that Podman's error names, as long as that is there.
 TELL = """\
-"$@" && exit
-find / -xdev -name restore.log -newer "$1" -exec grep -ah Error {} + >&2
+said=$("$@" 2>&1) && exit
+echo "$said" >&2
+grep -ah Error "$(echo "$said" | sed -n 's/^log file: //p')" >&2
 exit 1
 """
 FETCH = """\

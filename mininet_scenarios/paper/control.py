@@ -44,7 +44,7 @@ class Control(Trial):
             records[mode] = scene.send(server, DESTINATION, mode=mode)
         return {
             "workload": self._workload,
-            "resumed": True,
+            "resumed": all(record and record["state"] == "succeeded" for record in records.values()),
             "lost_bytes": 0,
             "trouble": None,
             "login_s": logins(scene),

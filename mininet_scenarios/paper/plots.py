@@ -106,7 +106,7 @@ def fig6(folder: Path, rows: Rows, authors: Authors) -> str:
     axes.set_xlabel("time from the checkpoint (s)")
     axes.set_ylabel("throughput (Mbit/s)")
     axes.set_title("Fig. 6: iperf3 around a migration from 100 to 500 Mbit/s")
-    axes.legend(fontsize="small", loc="lower right")
+    axes.legend(fontsize="small", loc="upper left")
     axes.grid(axis="y", color="0.9")
     return save(folder, "fig6-throughput", figure)
 
@@ -143,7 +143,7 @@ def fig7(folder: Path, control: Rows, authors: dict[str, Authors]) -> str:
         axes.set_title(workload)
     panels[0].set_ylabel("added delay (s)")
     panels[1].legend(fontsize="x-small", loc="upper right", ncols=2)
-    figure.suptitle("Fig. 7: delay added by remote control to each step")
+    figure.suptitle("Fig. 7: delay added by remote control to each step (no bar: none)")
     return save(folder, "fig7-remote-control", figure)
 
 
@@ -191,6 +191,7 @@ def _grouped(axes: Any, bars: Sequence[tuple[str, str, str, Callable[[str], dict
         errors = [float(str(one["ci90"])) if one["ci90"] is not None else 0.0 for one in means]
         axes.bar(at, heights, width, yerr=errors, color=color, hatch=hatch, edgecolor="white", label=label, capsize=1.5)
     axes.set_yscale("log")
+    axes.set_xlim(-0.6, len(STEPS) - 0.4)
     axes.set_xticks(range(len(STEPS)), [NAMES[step] for step in STEPS], fontsize="x-small")
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)

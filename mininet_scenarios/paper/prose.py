@@ -9,6 +9,8 @@ from mininet_scenarios.paper.authors import STEPS, TABLE_I, WORKLOADS, Authors
 from mininet_scenarios.paper.trial import MODES
 
 Rows = Sequence[dict[str, Any]]
+APART = {"without_coat": ("baseline",), "remote_control": ("control-sockperf", "control-iperf3")}
+"""Runs whose connection is not meant to go on, and runs that have none."""
 TESTBEDS = """\
 | | the paper | here |
 | --- | --- | --- |
@@ -25,18 +27,19 @@ person's or a timer's patience, compare better than seconds do."""
 
 def report(result: dict[str, Any], theirs: dict[str, Authors], titles: dict[str, str]) -> Iterator[str]:
     """The lines of the report."""
-    of = {name: [row for row in result["per_run"] if row["experiment"] == name] for name in titles}
+    rows = [row for part in (result, *(result[what] for what in APART)) for row in part["per_run"]]
+    of = {name: [row for row in rows if row["experiment"] == name] for name in titles}
     yield "# The paper, reproduced\n"
     yield from _summary(result)
     yield "## What differs in the testbeds\n\n" + TESTBEDS + "\n"
     yield from _links(result["environment"])
     yield from _table_i(result, theirs)
     yield from _figures(result, theirs, of)
-    yield from _baseline(result["without_coat"]["per_run"])
+    yield from _baseline(of["baseline"])
     yield from _worth(of, titles)
     yield from _client_side(of)
     yield from _beyond(of)
-    yield from _all(result, titles)
+    yield from _all(rows, of, titles)
 
 
 def _summary(result: dict[str, Any]) -> Iterator[str]:
@@ -215,7 +218,7 @@ def _client_side(of: Mapping[str, Rows]) -> Iterator[str]:
             went = f"{sum(bool(row['resumed']) for row in mine)} of {len(mine)}"
             waited = _told(summary(row["disruption_s"] for row in mine if row.get("disruption_s")))
             yield f"| {moved} | {name.removeprefix('client-side-')} | {went} | {waited} |"
-    yield "\niperf3's client tells its silence in steps of 0.1 s. When both move, each is frozen for a time of its own.\n"
+    yield "\niperf3's client tells a silence of the server's in steps of 0.1 s. When both move, each is frozen for a time of its own.\n"
 
 
 def _beyond(of: Mapping[str, Rows]) -> Iterator[str]:
@@ -244,12 +247,12 @@ def _beyond(of: Mapping[str, Rows]) -> Iterator[str]:
         )
 
 
-def _all(result: dict[str, Any], titles: dict[str, str]) -> Iterator[str]:
+def _all(rows: Rows, of: Mapping[str, Rows], titles: dict[str, str]) -> Iterator[str]:
     yield "## Every experiment\n\n| experiment | runs | went on | lost bytes |\n| --- | --- | --- | --- |"
     for name, title in titles.items():
-        mine = [row for row in (*result["per_run"], *result["without_coat"]["per_run"]) if row["experiment"] == name]
-        yield f"| {title} (`{name}`) | {len(mine)} | {_went(mine)} | {sum(row['lost_bytes'] for row in mine)} |"
-    troubles = [row for row in result["per_run"] if row["trouble"]]
+        mine = of[name]
+        yield f"| {title} (`{name}`) | {len(mine)} | {'-' if name in APART['remote_control'] else _went(mine)} | {sum(row['lost_bytes'] for row in mine)} |"
+    troubles = [row for row in rows if row["trouble"] and row["experiment"] not in APART["without_coat"]]
     if troubles:
         yield "\nRuns that did not go as they should:\n"
         yield from (f"- `{row['experiment']}` {row['key']}: {_one_line(row['trouble'])}" for row in troubles)

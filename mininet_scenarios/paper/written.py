@@ -13,20 +13,20 @@ from mininet_scenarios.measure import summary
 from mininet_scenarios.paper import authors, plots, prose, table
 from mininet_scenarios.paper.authors import default_logs as default_logs
 from mininet_scenarios.paper.campaign import rows
+from mininet_scenarios.paper.prose import APART
 from mininet_scenarios.paper.trial import MODES, Trial
 
 MAIN = {"sockperf": "latency", "iperf3": "throughput"}
 """Where the runs of each workload are that the paper's figures and Table I are made of."""
-BASELINE = "baseline"
 
 
 def summarise(found: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
     """The contract's summary. ``metrics`` of a workload are those of mode ``prepared``; ``modes`` has them all.
 
-    Runs without COAT, which are not expected to go on, stand apart in ``without_coat``.
+    Runs without COAT, which are not expected to go on, and those of remote control, which have no client, stand apart.
     """
-    with_coat = [row for row in found if row["experiment"] != BASELINE]
-    without = [row for row in found if row["experiment"] == BASELINE]
+    apart = {what: [row for row in found if row["experiment"] in names] for what, names in APART.items()}
+    with_coat = [row for row in found if all(row["experiment"] not in names for names in APART.values())]
     metrics: dict[str, Any] = {}
     for workload, experiment in MAIN.items():
         mine = [row for row in with_coat if row["experiment"] == experiment]
@@ -41,7 +41,7 @@ def summarise(found: Sequence[dict[str, Any]], environment: dict[str, Any]) -> d
         **_counts(with_coat),
         "metrics": metrics,
         "per_run": with_coat,
-        "without_coat": {**_counts(without), "per_run": without},
+        **{what: {**_counts(mine), "per_run": mine} for what, mine in apart.items()},
         "environment": environment,
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mininet_scenarios import report
 from mininet_scenarios.paper import authors, baseline, chain, client_side, links, plots, prose, table, written
 from mininet_scenarios.paper import campaign as campaigns
 from mininet_scenarios.paper.__main__ import put_aside, trials
@@ -118,7 +119,7 @@ def test_the_authors_logs_are_read_by_their_own_names(tmp_path: Path) -> None:
         {"checkpoint": 1.0, "clear_namespace": 0.8, "transfer": 0.5, "create_namespace": 0.5, "restore": 0.6}
     )
     assert authors.table(found).remote_s == pytest.approx(2.4)  # without the checkpoint's, as in the paper
-    assert found.series[1] == (1.0, pytest.approx(5000.0))
+    assert found.series[1] == pytest.approx((1.0, 5000.0))
 
 
 def put(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -271,7 +272,7 @@ def campaign(folder: Path, trial: Trial, rates: dict[str, float] = RIGHT, **opti
 
 @pytest.fixture
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaigns.report, "environment", lambda place: {})
+    monkeypatch.setattr(report, "environment", lambda place: {})
 
 
 @pytest.mark.usefixtures("no_environment")
