@@ -142,7 +142,8 @@ class Hosts:
         return subprocess.run(self.argv(host, argv), timeout=timeout, **{**defaults, **options})
 
     def popen(self, host: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        return subprocess.Popen(self.argv(host, argv), cwd=CHECKOUT, **options)
+        """As Lab's. Standard input is empty unless it is given."""
+        return subprocess.Popen(self.argv(host, argv), cwd=CHECKOUT, **{"stdin": subprocess.DEVNULL, **options})
 
 
 def _free_port() -> int:

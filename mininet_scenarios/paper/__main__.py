@@ -87,34 +87,38 @@ def put_aside(folder: Path, *, fresh: bool) -> None:
         shutil.move(folder, folder.with_name(f"{folder.name}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
 
 
+def measure(asked: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Makes the runs that are missing. Raises SystemExit with what is in the way."""
+    put_aside(asked.results, fresh=asked.fresh)
+    campaign = Campaign(
+        asked.results,
+        chosen(asked),
+        asked.runs,
+        opener(asked, say),
+        say,
+        correct=asked.topology is None,
+        unverified=asked.links == "any",
+    )
+    try:
+        campaign.go()
+    except (LabError, CoatError, RootfsError, CampaignFailed) as error:
+        sys.exit(f"paper: {error}")
+    except KeyboardInterrupt:
+        sys.exit("paper: interrupted; the same command goes on from here")
+
+
 def main() -> None:
     asked = arguments()
     console = Console(stderr=True, highlight=False)
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
-
     if asked.publish:
         written.publish(asked.results, PUBLISHED)
         return
     if not asked.report:
-        put_aside(asked.results, fresh=asked.fresh)
-        places = opener(asked, say)
-        ours = asked.topology is None
-        found = chosen(asked)
-        campaign = Campaign(
-            asked.results, found, asked.runs, places, say, correct=ours, unverified=asked.links == "any"
-        )
-        try:
-            campaign.go()
-        except (LabError, CoatError, RootfsError, CampaignFailed) as error:
-            sys.exit(f"paper: {error}")
-        except KeyboardInterrupt:
-            sys.exit("paper: interrupted; the same command goes on from here")
+        measure(asked, lambda line: console.print(line, markup=False, soft_wrap=True))
     summary = written.write_all(asked.results, trials(asked.runs), asked.logs, asked.runs)
     print(f"{summary['resumed']} of {summary['runs']} connections went on; {asked.results}/report.md")
-    told = [*summary["per_run"], *summary["remote_control"]["per_run"]]
-    if troubles := [f"{row['experiment']} {row['key']}: {row['trouble']}" for row in told if row["trouble"]]:
+    rows = [*summary["per_run"], *summary["remote_control"]["per_run"]]
+    if troubles := [f"{row['experiment']} {row['key']}: {row['trouble']}" for row in rows if row["trouble"]]:
         sys.exit("paper: not every connection went on:\n" + "\n".join(troubles))
 
 

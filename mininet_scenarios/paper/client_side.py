@@ -115,7 +115,7 @@ def _iperf3(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sockperf(output: str) -> dict[str, Any]:
-    rows = re.findall(r"^\d+, ([\d.]+), ([\d.]+)\s*$", output, re.MULTILINE)
+    rows = re.findall(r"^\d+, ([\d.]+), ([\d.]+)", output, re.MULTILINE)
     dropped = re.findall(r"# dropped messages = (\d+)", output)
     if len(rows) < 100 or not dropped:
         return {"resumed": False, "lost_bytes": 0, "trouble": f"{len(rows)} answers: {output[-300:]}"}

@@ -185,7 +185,7 @@ def test_a_client_that_moved_tells_its_own_silence() -> None:
     assert not client_side.judge("iperf3", json.dumps(intervals(5, 0, 0, 0, 0, 0)))["resumed"]
     assert client_side.judge("iperf3", json.dumps({"error": "no route", **intervals()}))["trouble"] == "no route"
     assert not client_side.judge("iperf3", "no JSON")["resumed"]
-    lines = [f"{i}, {i / 100}, {i / 100 + (0.5 if i == 60 else 0.001)}" for i in range(120)]
+    lines = [f"{i}, {i / 100}, {i / 100 + (0.5 if i == 60 else 0.001)},  250.5" for i in range(120)]
     told = client_side.judge("sockperf", "\n".join(["sockperf: # dropped messages = 0; # more", *lines]))
     assert told["resumed"] and told["lost_bytes"] == 0
     assert told["disruption_s"] == pytest.approx(0.499)
