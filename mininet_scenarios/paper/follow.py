@@ -11,6 +11,12 @@ STAY = 0.5
 """Seconds at each edge host before and after the service has come."""
 
 
+def around(record: dict[str, Any]) -> tuple[float, float]:
+    """When a silence of this migration's can have begun: Unix seconds."""
+    frozen = frozen_from(record)
+    return frozen - 0.1, frozen + (record["downtime_s"] or 0.0)
+
+
 class Follow(Trial):
     name = "follow"
     title = "A service follows its device along six edge hosts"
@@ -36,5 +42,5 @@ class Follow(Trial):
                 one = Run("echo", load.finish(), records, started_at, too_late=False)
             finally:
                 load.stop()
-        waits = [one.outcome.silence_in(frozen_from(record) - 0.1, frozen_from(record) + 5) for record in records]
+        waits = [one.outcome.silence_in(*around(record)) for record in records]
         return {**one.as_json(), "handover_s": handovers, "hop_disruption_s": [gap.seconds for gap in waits]}

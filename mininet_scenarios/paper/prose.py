@@ -211,14 +211,17 @@ def _worth_rows(title: str, rows: Rows) -> Iterator[str]:
 
 def _client_side(of: Mapping[str, Rows]) -> Iterator[str]:
     yield "## The client's side\n"
-    yield "| moved | workload | went on | disruption |\n| --- | --- | --- | --- |"
+    yield "| moved | workload | went on | disruption | longest freeze |\n| --- | --- | --- | --- | --- |"
     for name in ("client-side-sockperf", "client-side-iperf3"):
         for moved in ("client", "both"):
             mine = [row for row in of[name] if row.get("moved") == moved]
             went = f"{sum(bool(row['resumed']) for row in mine)} of {len(mine)}"
             waited = _told(summary(row["disruption_s"] for row in mine if row.get("disruption_s")))
-            yield f"| {moved} | {name.removeprefix('client-side-')} | {went} | {waited} |"
-    yield "\niperf3's client tells a silence of the server's in steps of 0.1 s. When both move, each is frozen for a time of its own.\n"
+            frozen = summary(
+                max(record["downtime_s"] or 0.0 for record in row["migrations"]) for row in mine if row["resumed"]
+            )
+            yield f"| {moved} | {name.removeprefix('client-side-')} | {went} | {waited} | {_told(frozen)} |"
+    yield "\niperf3's client tells a silence of the server's in steps of 0.1 s. A client that is frozen itself finds what was held for it at once when it runs again, so that its own account of it is shorter than its freeze. When both move, each is frozen for a time of its own.\n"
 
 
 def _beyond(of: Mapping[str, Rows]) -> Iterator[str]:
