@@ -19,11 +19,11 @@ FOLDER, CONFIG = "/tmp/coat-baseline", "/tmp/coat-baseline.conf"
 FILES_PORT = "5302"
 SECONDS = 8
 
-# CRIU's reason is in the log that Podman's error names, as long as that is there.
+# CRIU's reason is in the log that Podman's error names: soccr is its part for sockets.
 TELL = """\
 said=$("$@" 2>&1) && exit
 echo "$said" >&2
-grep -ah Error "$(echo "$said" | sed -n 's/^log file: //p')" >&2
+sed -n 's/.*Error (soccr[^)]*): //p' "$(echo "$said" | sed -n 's/^log file: //p')" >&2
 exit 1
 """
 FETCH = """\

@@ -205,6 +205,7 @@ def follow(folder: Path, rows: Rows) -> str:
         axes.plot([number] * len(at_hop), [seconds * 1e3 for seconds in at_hop], "o", color="black", markersize=4)
     count = len(hops[0]) if hops else 0
     axes.set_xticks(range(1, count + 1), [f"edge{n} to edge{n + 1}" for n in range(1, count + 1)], fontsize="small")
+    axes.set_xlim(0.4, count + 0.6)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("client waited (ms)")
     axes.set_title("A service follows its device: one TCP connection, every run")

@@ -171,7 +171,7 @@ def _baseline(rows: Rows) -> Iterator[str]:
     yield "Podman alone, no overlay, the destination's own address. The client's connection in each run:\n"
     yield "| run | went on | the client said | the restore said | a new connection to the new address |\n| --- | --- | --- | --- | --- |"
     for row in rows:
-        error = _one_line(row.get("restore_error") or "restored")
+        error = _one_line((row.get("restore_error") or "restored").splitlines()[-1])
         works = "works" if row.get("new_connection_works") else "fails"
         yield f"| {row['key']} | {'yes' if row['resumed'] else '**no**'} | {_one_line(row['trouble'] or '')} | {error} | {works} |"
     yield ""
@@ -191,7 +191,7 @@ def _worth(of: Mapping[str, Rows], titles: dict[str, str]) -> Iterator[str]:
         "no-hold-throughput",
         "no-repair",
     ):
-        yield from _worth_rows(titles[name].split(":")[0], of[name])
+        yield from _worth_rows(titles[name], of[name])
     yield ""
 
 

@@ -39,7 +39,7 @@ def variants() -> list[Trial]:
     narrow_drop = Setting("throughput-no-hold", narrow.topology, NO_HOLD)
     narrow_crawl = Setting("throughput-no-repair", narrow.topology, NO_REPAIR)
     return [
-        Variant("whole", "With all of it, for comparison: iperf3 where the client sends", narrow, ("iperf3-forward",)),
+        Variant("whole", "With all of it, where the client sends", narrow, ("iperf3-forward",)),
         Variant("new-mac-latency", "A new MAC (`mac: renew`)", slow, ("sockperf",), mac="renew"),
         Variant("new-mac-throughput", "A new MAC (`mac: renew`)", narrow, ("iperf3",), mac="renew"),
         Variant("no-hold-latency", "Without the hold", slow_drop, ("sockperf",)),

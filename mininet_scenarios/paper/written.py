@@ -36,6 +36,7 @@ def summarise(found: Sequence[dict[str, Any]], environment: dict[str, Any]) -> d
     for name in others:
         mine = [row for row in with_coat if row["experiment"] == name]
         metrics[name] = {"disruption_s": summary(row["disruption_s"] for row in mine if row.get("disruption_s"))}
+    metrics["remote_control"] = {workload: _control(apart["remote_control"], workload) for workload in MAIN}
     return {
         "experiment": "paper",
         **_counts(with_coat),
@@ -43,6 +44,15 @@ def summarise(found: Sequence[dict[str, Any]], environment: dict[str, Any]) -> d
         "per_run": with_coat,
         **{what: {**_counts(mine), "per_run": mine} for what, mine in apart.items()},
         "environment": environment,
+    }
+
+
+def _control(found: Sequence[dict[str, Any]], workload: str) -> dict[str, Any]:
+    """What each way of remote control adds to each step."""
+    mine = [row for row in found if row["workload"] == workload and "login_s" in row]
+    return {
+        way: {step: summary(row[way].get(step) for row in mine) for step in authors.STEPS}
+        for way in ("login_s", "channel_s", "ahead_s")
     }
 
 
