@@ -34,6 +34,8 @@ from mininet_scenarios.rootfs import RootfsError
 
 RESULTS, PUBLISHED = Path("results/paper"), Path("docs/paper")
 RUNS = 50
+FINISHED = "finished"
+"""A file that is there when all runs that were asked for have been made."""
 
 
 def trials(runs: int) -> list[Trial]:
@@ -83,7 +85,7 @@ def opener(asked: argparse.Namespace, say: Callable[[str], None]) -> Callable[..
 
 def put_aside(folder: Path, *, fresh: bool) -> None:
     """A campaign that is over, or not wanted, makes room; it is not thrown away."""
-    if folder.exists() and (fresh or (folder / "summary.json").exists()):
+    if folder.exists() and (fresh or (folder / FINISHED).exists()):
         shutil.move(folder, folder.with_name(f"{folder.name}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
 
 
@@ -101,6 +103,7 @@ def measure(asked: argparse.Namespace, say: Callable[[str], None]) -> None:
     )
     try:
         campaign.go()
+        (asked.results / FINISHED).touch()
     except (LabError, CoatError, RootfsError, CampaignFailed) as error:
         sys.exit(f"paper: {error}")
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ import pytest
 from mininet_scenarios import report
 from mininet_scenarios.paper import authors, baseline, chain, client_side, links, plots, prose, table, written
 from mininet_scenarios.paper import campaign as campaigns
-from mininet_scenarios.paper.__main__ import put_aside, trials
+from mininet_scenarios.paper.__main__ import FINISHED, put_aside, trials
 from mininet_scenarios.paper.campaign import Campaign, CampaignFailed
 from mininet_scenarios.paper.random_walk import draw
 from mininet_scenarios.paper.road import EDGES
@@ -317,7 +317,10 @@ def test_a_finished_campaign_makes_room_and_an_interrupted_one_stays(tmp_path: P
     folder.mkdir()
     put_aside(folder, fresh=False)
     assert folder.exists()
-    (folder / "summary.json").write_text("{}")
+    (folder / "summary.json").write_text("{}")  # a report can be written at any time
+    put_aside(folder, fresh=False)
+    assert folder.exists()
+    (folder / FINISHED).touch()
     put_aside(folder, fresh=False)
     assert [path.name.startswith("paper-until-") for path in tmp_path.iterdir()] == [True]
 
