@@ -64,6 +64,8 @@ class Workload(ABC):
 
     name: str
     connections = 1
+    warm_up = 0.0
+    """Seconds that the client takes, at the least, before its time begins."""
 
     def __init__(
         self, lab: Place, server: str, client: str, address: str, host: str = "device", seconds: float = 8.0
@@ -80,6 +82,10 @@ class Workload(ABC):
     def over(self) -> bool:
         """Whether the client has ended already, or would have: it waits for us to read a report longer than a pipe."""
         return self._processes["client"].poll() is not None or self.time_left() <= 0
+
+    def begins_in(self) -> float:
+        """Seconds until its time begins, at the least."""
+        return max(0.0, self.time_left() - self.seconds)
 
     def time_left(self) -> float:
         """Seconds until the client ends by itself, at the least."""
@@ -105,7 +111,7 @@ class Workload(ABC):
         )
         self._await_line("meter", "stdout", "ready")
         self._await_line("capture", "stderr", "listening on")
-        self._time_is_up = time.time() + self.seconds
+        self._time_is_up = time.time() + self.warm_up + self.seconds
         self._spawn("client", ["podman", "exec", self.client, *self.command()])
         self._await_connections([*inside, "ss", "-Htn", "state", "established", "dst", self._target()])
 
@@ -220,6 +226,7 @@ class Sockperf(Workload):
 
     name = "sockperf"
     MESSAGE = 64
+    warm_up = 2.0  # it times the processor first
 
     def command(self) -> list[str]:
         argv = ["sockperf", "ping-pong", "--tcp", "--ip", self.address, "--time", f"{self.seconds:g}"]

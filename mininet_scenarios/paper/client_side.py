@@ -17,7 +17,6 @@ from mininet_scenarios.paper.trial import (
     DESTINATION,
     DEVICE,
     LATENCY,
-    SOCKPERF_STARTS,
     SOURCE,
     THROUGHPUT,
     Scene,
@@ -26,6 +25,7 @@ from mininet_scenarios.paper.trial import (
     kind_of,
     numbered,
 )
+from mininet_scenarios.workloads import Sockperf
 
 SERVERS = {"iperf3": "192.168.50.10", "sockperf": "192.168.50.11"}
 INTERVAL = 0.1
@@ -59,7 +59,7 @@ class ClientSide(Trial):
         seconds = BEFORE + 2 * scene.patience + AFTER
         body = {"name": client, "node": DEVICE, "image": f"localhost/coat-{self._workload}"}
         with scene.containers({**body, "command": command(self._workload, seconds)}):
-            time.sleep(BEFORE + SOCKPERF_STARTS * (self._workload == "sockperf"))
+            time.sleep(BEFORE + (Sockperf.warm_up if self._workload == "sockperf" else 0.0))
             with ThreadPoolExecutor(len(moves)) as pool:
                 records = list(pool.map(lambda move: scene.controller.migrate(*move), moves.items()))
             output = last_words(scene, client, seconds + GRACE)
