@@ -18,8 +18,8 @@ MODES: tuple[Mode, ...] = ("prepared", "parallel", "sequential")
 SOURCE, DESTINATION, DEVICE = "edge1", "edge2", "device"
 
 BEFORE, AFTER = 2.0, 1.2
-"""Seconds that a client runs before the migration is asked for, and after it at the least. sockperf does not log its first
-0.4 s; the 80 round trips before a migration take 1.8 s.
+"""Seconds that a client runs before the migration is asked for, and after it at the least. sockperf does not log its
+first 0.4 s; the 80 round trips before a migration take 1.8 s.
 """
 FIRST_GUESS = 4.0
 """Seconds that a migration may take before one was seen."""
