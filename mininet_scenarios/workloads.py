@@ -229,7 +229,8 @@ class Sockperf(Workload):
     warm_up = 2.0  # it times the processor first
 
     def command(self) -> list[str]:
-        argv = ["sockperf", "ping-pong", "--tcp", "--ip", self.address, "--time", f"{self.seconds:g}"]
+        seconds = str(math.ceil(self.seconds))  # it drops fractions, and would end before its time is up
+        argv = ["sockperf", "ping-pong", "--tcp", "--ip", self.address, "--time", seconds]
         return [*argv, "--msg-size", str(self.MESSAGE), "--full-log", "/dev/stderr"]
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:
