@@ -75,7 +75,7 @@ class Workload(ABC):
         self.client = client
         self.address = address
         self.host = host
-        self.seconds = seconds
+        self.seconds = float(math.ceil(seconds))  # iperf3 and sockperf drop fractions, and would end before their time
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._time_is_up = math.inf
 
@@ -229,8 +229,7 @@ class Sockperf(Workload):
     warm_up = 2.0  # it times the processor first
 
     def command(self) -> list[str]:
-        seconds = str(math.ceil(self.seconds))  # it drops fractions, and would end before its time is up
-        argv = ["sockperf", "ping-pong", "--tcp", "--ip", self.address, "--time", seconds]
+        argv = ["sockperf", "ping-pong", "--tcp", "--ip", self.address, "--time", f"{self.seconds:g}"]
         return [*argv, "--msg-size", str(self.MESSAGE), "--full-log", "/dev/stderr"]
 
     def judge(self, output: str, errors: str, watched: dict[str, Any]) -> Outcome:
