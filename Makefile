@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest
 RUNS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint unit test lab-setup demo bench bench-growth bench-overlay faults soak docs clean
+.PHONY: help install lint unit test lab-setup demo paper paper-publish bench bench-growth bench-overlay faults soak docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,13 @@ bench: install ## disruption beside what Podman alone takes on one host, seven w
 
 bench-growth: install ## disruption against memory size and number of connections; RUNS=n
 	$(BIN)/python -m mininet_scenarios.growth $(RUNS)
+
+paper: lab-setup ## the paper's experiments and more, 50 runs each; RUNS=n, ONLY='NAMES', TOPOLOGY=FILE for real hosts, LINKS=any
+	$(BIN)/python -m mininet_scenarios.paper $(RUNS) $(if $(ONLY),--only '$(ONLY)') \
+		$(if $(TOPOLOGY),--topology '$(TOPOLOGY)') $(if $(LINKS),--links '$(LINKS)') $(if $(RESULTS),--results '$(RESULTS)')
+
+paper-publish: install ## the last report of make paper and its figures into docs/paper/
+	$(BIN)/python -m mininet_scenarios.paper --publish
 
 bench-overlay: install ## one cut-over and a full resynchronisation at 10, 100 and 400 switches; RUNS=n
 	@if [ "$$(id -u)" -eq 0 ]; then ./coat-lab setup; fi

@@ -66,6 +66,9 @@ OPTIONS = [
         default=True,
         help="Whether what arrives for a frozen container is held; else it is dropped, to compare.",
     ),
+    cfg.BoolOpt(
+        "repair_mss", default=True, help="Whether restored sockets get their real MSS back; else not, to compare."
+    ),
     cfg.IntOpt("hold_bytes", default=64 << 20, min=1, help="Bytes that wait for one migrating container at the most."),
     cfg.IntOpt("migrations_per_node", default=4, min=1, help="Migrations that may involve one node at once."),
     cfg.FloatOpt(
@@ -112,6 +115,7 @@ class Coat(FabricApp):
             CONF.coat.step_timeout,
             CONF.coat.keep_migrations_days,
             CONF.coat.hold,
+            CONF.coat.repair_mss,
         )
         self.metrics = metrics = Metrics()
         self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, limits)

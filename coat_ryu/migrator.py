@@ -61,6 +61,7 @@ class Limits:
     step_timeout: float = BULK
     keep_days: float = 90
     hold: bool = True
+    repair_mss: bool = True
 
 
 class Migrator:
@@ -156,6 +157,7 @@ class Migrator:
             hold_bytes=self._limits.hold_bytes,
             epoch=self._epoch(),
             bulk=self._limits.step_timeout,
+            repair_mss=self._limits.repair_mss,
         )
 
     def _start(self, move: Move, way: Callable[[Move], None]) -> None:

@@ -44,6 +44,7 @@ class Move:
     hold_bytes: int
     epoch: int
     bulk: float = BULK
+    repair_mss: bool = True
 
     def __post_init__(self) -> None:
         self.abort = threading.Event()

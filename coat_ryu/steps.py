@@ -118,19 +118,24 @@ def _discard(move: Move, tally: Tally) -> None:
 
 def checkpoint(move: Move, tally: Tally) -> None:
     ahead = Ahead(lambda: move.call(tally, move.source, "checkpoint", _checkpoint_args(move), move.bulk))
-    turn_away(move, move.waiting(filling=True))
+    redirect_s = turn_away(move, move.waiting(filling=True))
     _note_checkpoint(move, tally, ahead.result().result)
+    tally.detail["redirect_s"] = redirect_s
 
 
-def turn_away(move: Move, binding: Binding) -> None:
+def turn_away(move: Move, binding: Binding) -> float:
     """At the gate: the container is frozen, its sockets still answer, and from here on what arrives goes to the hold.
 
-    A gate that is not reached, for the checkpoint failed, is the checkpoint's own affair.
+    A gate that is not reached, for the checkpoint failed, is the checkpoint's own affair. Returns the seconds that
+    the switches took.
     """
     if move.source.call("freeze_wait", {"name": move.name}, move.bulk).result["frozen_at"] is None:
-        return
+        return 0.0
+    began = time.monotonic()
     move.fabric.cut_over(binding, CUT_OVER_TIMEOUT)  # when this fails nobody is let through, and the container runs on
+    took = time.monotonic() - began
     move.source.call("freeze_pass", {"name": move.name}, QUICK)
+    return took
 
 
 def undo_checkpoint(move: Move, tally: Tally) -> None:
@@ -219,7 +224,7 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     ahead = Ahead(lambda: move.destination.call("chain", {"steps": [waiting, *_restore_steps(move)]}, move.bulk))
     try:
         sending_ahead = Ahead(lambda: move.source.call(verb, move.fenced(args), move.bulk))
-        turn_away(move, move.crossing(filling=True))
+        redirect_s = turn_away(move, move.crossing(filling=True))
         sent = sending_ahead.result()
     except CoatError as error:
         if isinstance(error, NodeUnreachable) and error.node == move.record.source:
@@ -233,7 +238,7 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     arrived, restored, released = received.result["steps"]
     here, there = move.source.remote.clock_offset, move.destination.remote.clock_offset
     tally = Tally(0.0, {})
-    _note_checkpoint(move, tally, dumped)
+    _note_checkpoint(move, tally, {**dumped, "redirect_s": redirect_s})
     ended("checkpoint", dumped["finished_at"] + here, tally)
     began("transfer", dumped["finished_at"] + here)
     move.record.checkpoint_bytes = passed["bytes"]
@@ -327,7 +332,8 @@ def _sending(move: Move, to: dict[str, Any]) -> dict[str, Any]:
 
 def _restore_args(move: Move) -> dict[str, Any]:
     netns = endpoint_name(move.name)["netns"]
-    return {"name": move.name, "transfer": move.transfer, "netns": netns, "mtu": move.inner_mtu}
+    args = {"name": move.name, "transfer": move.transfer, "netns": netns, "mtu": move.inner_mtu}
+    return args if move.repair_mss else {**args, "repair_mss": False}
 
 
 def _restore_steps(move: Move) -> list[dict[str, Any]]:

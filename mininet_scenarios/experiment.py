@@ -108,7 +108,7 @@ def run(
     started_at = time.time()
     workload.start()
     try:
-        time.sleep(before)
+        time.sleep(workload.begins_in() + before)
         for turn in range(times):
             if turn:
                 time.sleep(between)

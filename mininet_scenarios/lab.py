@@ -178,6 +178,24 @@ class Lab:
         return self.state.rest
 
     @property
+    def hosts(self) -> list[str]:
+        return list(self.state.hosts)
+
+    def address(self, host: str) -> str:
+        """The host's on the underlay."""
+        return self.state.hosts[host].address
+
+    def login(self, host: str) -> dict[str, Any]:
+        """How the controller logs in there: the fields of ``coat_ryu.ssh.Login``."""
+        found = self.state.hosts[host]
+        key, known = (str(self.folder / name) for name in ("id_ed25519", "known_hosts"))
+        return {"host": found.address, "port": found.ssh_port, "user": "root", "key": key, "known_hosts": known}
+
+    def beside_controller(self, argv: Sequence[str]) -> list[str]:
+        """A command of this machine that runs in the controller's network."""
+        return ["nsenter", f"--net=/proc/{self.state.pid}/ns/net", "--", *argv]
+
+    @property
     def folder(self) -> Path:
         """The state directory: controller.log, lab.log, coat.conf, id_ed25519, known_hosts, journal.db."""
         return state.directory(self.name)

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from coat_ryu.saga import unix_time
 from mininet_scenarios.experiment import Run
-from mininet_scenarios.lab import Lab
 from mininet_scenarios.measure import rate_between, summary
+from mininet_scenarios.place import Place
 
 mpl.use("Agg")
 from matplotlib import pyplot
@@ -53,9 +53,9 @@ def summarise(experiment: str, runs: Sequence[Run], environment: dict[str, Any])
     }
 
 
-def environment(lab: Lab) -> dict[str, Any]:
+def environment(lab: Place) -> dict[str, Any]:
     """What the figures were measured on."""
-    host = next(iter(lab.state.hosts))
+    host = lab.hosts[0]
     commands = {
         "criu": ["criu", "--version"],
         "podman": ["podman", "--version"],
@@ -120,7 +120,7 @@ def plot(directory: Path, number: int, run: Run) -> None:
         axes.semilogy(*zip(*points, strict=True), ".", markersize=2, color="black")
         axes.set_ylabel("round trip (ms)")
     else:
-        rates = _rates(run.outcome.moments, start, end, middle)
+        rates = rates_of(run.outcome.moments, start, end, middle)
         axes.plot(*zip(*rates, strict=True), color="black", drawstyle="steps-mid")
         axes.set_ylabel("throughput (Mbit/s)")
     silent_from = run.outcome.disruption.at - middle
@@ -135,7 +135,10 @@ def plot(directory: Path, number: int, run: Run) -> None:
     pyplot.close(figure)
 
 
-def _rates(moments: Sequence[tuple[float, float]], start: float, end: float, zero: float) -> list[tuple[float, float]]:
+def rates_of(
+    moments: Sequence[tuple[float, float]], start: float, end: float, zero: float
+) -> list[tuple[float, float]]:
+    """(seconds from ``zero``, Mbit/s) each ``RATE_EVERY``, from (time, bytes so far)."""
     samples = [(at, int(value)) for at, value in moments]
     steps = int((end - start) / RATE_EVERY)
     edges = [start + step * RATE_EVERY for step in range(steps)]

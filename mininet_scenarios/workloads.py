@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from mininet_scenarios import meter, stream
-from mininet_scenarios.lab import Lab
 from mininet_scenarios.measure import (
     Gap,
     clock_shift,
@@ -28,6 +27,7 @@ from mininet_scenarios.measure import (
     round_trips_between,
     rtt_disruption,
 )
+from mininet_scenarios.place import Place
 
 CONNECT_TIMEOUT = 15.0
 
@@ -81,16 +81,18 @@ class Workload(ABC):
     connections = 1
     others = 0
     exec_options: tuple[str, ...] = ()
+    warm_up = 0.0
+    """Seconds that the client takes, at the least, before its time begins."""
 
     def __init__(
-        self, lab: Lab, server: str, client: str, address: str, host: str = "device", seconds: float = 8.0
+        self, lab: Place, server: str, client: str, address: str, host: str = "device", seconds: float = 8.0
     ) -> None:
         self.lab = lab
         self.server = server
         self.client = client
         self.address = address
         self.host = host
-        self.seconds = seconds
+        self.seconds = float(math.ceil(seconds))  # iperf3 and sockperf drop fractions, and would end before their time
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._inside: list[str] = []
         self._connected_at, self._time_is_up = math.nan, math.inf
@@ -98,6 +100,10 @@ class Workload(ABC):
     def over(self) -> bool:
         """Whether the client has ended already, or would have: it waits for us to read a report longer than a pipe."""
         return self._processes["client"].poll() is not None or self.time_left() <= 0
+
+    def begins_in(self) -> float:
+        """Seconds until its time begins, at the least."""
+        return max(0.0, self.time_left() - self.seconds)
 
     def time_left(self) -> float:
         """Seconds until the client ends by itself, at the least."""
@@ -131,7 +137,7 @@ class Workload(ABC):
         )
         self._await_line("meter", "stdout", "ready")
         self._await_line("capture", "stderr", "listening on")
-        self._time_is_up = time.time() + self.seconds
+        self._time_is_up = time.time() + self.warm_up + self.seconds
         self._spawn("client", ["podman", "exec", *self.exec_options, self.client, *self.command()])
         self._await_connections()
         self._connected_at = time.time()
@@ -249,6 +255,7 @@ class Sockperf(Workload):
 
     name = "sockperf"
     MESSAGE = 64
+    warm_up = 2.0  # it times the processor first
 
     def pace(self, outcome: Outcome, since: float | None = None) -> float:
         """Round trips a second, from their median. Without a disruption its clock is not known, but it logs no more

@@ -142,7 +142,9 @@ def _checkpoint(name: str, port: str | None, beside: Beside) -> dict[str, Any]:
 
 
 @verb
-def restore_open(*, name: Name, netns: Netns, mtu: int, transfer: TransferId) -> dict[str, Any]:
+def restore_open(
+    *, name: Name, netns: Netns, mtu: int, transfer: TransferId, repair_mss: bool = True
+) -> dict[str, Any]:
     """The container's restore stands ready for the state that ``transfer`` will bring (``standing``)."""
     where = place(name)
     # Podman looks whether there is a checkpoint before it begins.
@@ -150,25 +152,38 @@ def restore_open(*, name: Name, netns: Netns, mtu: int, transfer: TransferId) ->
     (where.bundle / state.CHECKPOINT).mkdir(mode=0o700)
     (where.bundle / state.CHECKPOINT / state.INVENTORY).touch(mode=0o600)
     standing.begin(name, transfer, [*RESTORE, name], where.id, runtime())
-    # CRIU leaves sockets with an MSS made from defaults. The kernel corrects it at the next send if the path's MTU is
-    # not the one it was made with (net/ipv4/tcp_output.c, tcp_current_mss), so it is lowered after the restore.
-    namespaces.set_mtu(netns, mtu + 1)
+    widen(netns, mtu, repair_mss)
     return {}
+
+
+def widen(netns: str, mtu: int, repair_mss: bool) -> None:
+    """CRIU leaves sockets with an MSS made from defaults. The kernel corrects it at the next send if the path's MTU is
+    not the one it was made with (net/ipv4/tcp_output.c, tcp_current_mss), so it is lowered after the restore.
+    """
+    if repair_mss:
+        namespaces.set_mtu(netns, mtu + 1)
 
 
 @verb
 def restore(
-    *, name: Name, netns: Netns, mtu: int, transfer: TransferId | None = None, release: Ifname | None = None
+    *,
+    name: Name,
+    netns: Netns,
+    mtu: int,
+    transfer: TransferId | None = None,
+    release: Ifname | None = None,
+    repair_mss: bool = True,
 ) -> dict[str, Any]:
     """Lets the container run again, from a state that has arrived or, without ``transfer``, from its own checkpoint.
 
     ``mtu`` is the namespace's proper one. ``release`` names a hold that is released the moment the processes run.
+    Without ``repair_mss`` sockets stay as CRIU leaves them.
     Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
     """
     where = place(name)
-    ready = None if transfer is None else _ready(name, netns, mtu, transfer)
+    ready = None if transfer is None else _ready(name, netns, mtu, transfer, repair_mss)
     if ready is None:
-        namespaces.set_mtu(netns, mtu + 1)  # as restore_open does
+        widen(netns, mtu, repair_mss)
         go_on: Callable[[], object] = functools.partial(podman, *RESTORE[1:], name)
     else:
         go_on = ready.go_on
@@ -186,16 +201,18 @@ def restore(
     return {"id": where.id, "resumed_at": resumed_at, "criu": stats}
 
 
-def _ready(name: str, netns: str, mtu: int, transfer: str) -> standing.Standing | None:
+def _ready(name: str, netns: str, mtu: int, transfer: str, repair_mss: bool) -> standing.Standing | None:
     """The container's restore, with the state that has arrived in its place. None if it was restored before."""
-    where, directory = place(name), received(transfer)
-    ready = standing.take(name, transfer)
-    if ready is None and not where.mounted:
-        restore_open(name=name, netns=netns, mtu=mtu, transfer=transfer)
+    where, ready = place(name), standing.take(name, transfer)
+    if ready is None:
+        if where.mounted:
+            return None
+        received(transfer)  # before anything is begun
+        restore_open(name=name, netns=netns, mtu=mtu, transfer=transfer, repair_mss=repair_mss)
         ready = standing.take(name, transfer)
     if ready is not None:
         try:
-            state.install(directory, where)
+            state.install(received(transfer), where)
         except BaseException:
             ready.abandon()
             raise

@@ -196,7 +196,13 @@ def lazy_checkpoint(
 
 @verb
 def lazy_restore(
-    *, name: Name, netns: Netns, mtu: int, transfer: TransferId, release: Ifname | None = None
+    *,
+    name: Name,
+    netns: Netns,
+    mtu: int,
+    transfer: TransferId,
+    release: Ifname | None = None,
+    repair_mss: bool = True,
 ) -> dict[str, Any]:
     """As ``restore``, from a state whose memory comes afterwards."""
     where = podman.place(name)
@@ -217,7 +223,7 @@ def lazy_restore(
             if release is not None:
                 hold.release(release)
 
-    namespaces.set_mtu(netns, mtu + 1)  # see checkpoint.restore_open
+    checkpoint.widen(netns, mtu, repair_mss)
     settings = [] if release is None else [criu.NO_LOCK]
     try:
         with criu.configured(name, *settings):

@@ -207,6 +207,8 @@ def test_verbs_can_be_repeated(echo: Journey) -> None:
     assert echo.execute("hostname") == "server\n"
     assert right.call("transfer_discard", {"transfer": transfer}).result == {"removed": True}
     assert right.call("transfer_discard", {"transfer": transfer}).result == {"removed": False}
+    # as a hook is asked that came after the restore, and knows of no transfer
+    assert echo.thaw(transfer=transfer)["id"] == restored["id"]
 
 
 def test_files_go_along(echo: Journey) -> None:
