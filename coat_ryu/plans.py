@@ -65,15 +65,16 @@ class Plans:
         )
 
     def predict(self, record: Migration) -> Predicted | None:
-        """What is expected of a migration that has passed its preflight."""
+        """What is expected of a migration that has passed its preflight; None where memory does not come along."""
         known = prediction.state_of(record)
-        if known is None:
+        if known is None or record.memory != "full":
             return None
         expected = self._expected(record.container, record.mode, known)
         return Predicted(downtime_s=expected.downtime_s, duration_s=expected.duration_s, basis=expected.basis)
 
     def _expected(self, container: str, mode: Mode, size: int) -> Expected:
-        return prediction.predict(container, mode, size, self._journal.succeeded(mode, HISTORY))
+        history = [one for one in self._journal.succeeded(mode, HISTORY) if one.memory == "full"]
+        return prediction.predict(container, mode, size, history)
 
     def _claims(self, wanted: PlanRequest, resident: Resident) -> Iterator[Refusal]:
         if resident.node == wanted.to:

@@ -72,6 +72,13 @@ def test_a_record_says_what_was_expected_and_how_wrong_that_was(controller: Cont
     assert migrate(controller, "a").predicted.basis == "history"
 
 
+def test_memory_that_follows_teaches_nothing_about_memory_that_comes_along(controller: Controller) -> None:
+    controller.migrator.predict = plans(controller).predict
+    lazy = controller.run(memory="lazy")
+    assert lazy.state == "succeeded" and lazy.predicted is None
+    assert migrate(controller, "a").predicted.basis == "model"
+
+
 def test_the_same_key_begins_nothing_new(controller: Controller) -> None:
     first = migrate(controller, "b", "k1")
     assert controller.migrator.migrate(TO_B, "k1") == first
