@@ -31,11 +31,12 @@ from coat_ryu.feed import Feed
 from coat_ryu.journal import Journal
 from coat_ryu.listen import Tls, refuse_open_door, replace_servers
 from coat_ryu.metrics import Metrics
-from coat_ryu.migrator import Limits, Migrator
+from coat_ryu.migrator import Migrator
 from coat_ryu.model import Node, Topology
 from coat_ryu.nodes import Nodes, Site
 from coat_ryu.reload import Reload, read_topology, refuse_orphans
 from coat_ryu.remote import Login, Remote
+from coat_ryu.runner import Limits, Runner
 
 LOG = logging.getLogger(__name__)
 
@@ -118,12 +119,13 @@ class Coat(FabricApp):
             CONF.coat.repair_mss,
         )
         self.metrics = metrics = Metrics()
-        self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, limits)
-        self.migrator.on_end = metrics.count
+        runner = Runner(self.nodes, containers, journal, limits)
+        runner.on_end = metrics.count
+        self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, runner)
         feed = Feed()
-        adopters = (self.fabric, self.nodes, containers, self.migrator)
-        for teller in adopters:
+        for teller in (self.fabric, self.nodes, containers, runner):
             teller.tell = feed.tell
+        adopters = (self.fabric, self.nodes, containers, self.migrator)
         self.reload = Reload(topology, _topology_path(), adopters, containers.places, self.migrator.busy)
         control = Control(self.nodes, containers, self.fabric, self.migrator, journal, metrics, feed, self.reload)
         rest.mount(wsgi, control, self.doors)

@@ -51,7 +51,7 @@ class Control:
         self._feed = feed
         self._reload = reload
         self._plans = Plans(nodes, containers, journal)
-        migrator.predict = self._plans.predict
+        migrator.runner.predict = self._plans.predict
         self._started = time.monotonic()
 
     def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:

@@ -17,10 +17,11 @@ from coat_ryu.config import MigrateRequest, parse_topology
 from coat_ryu.containers import Containers
 from coat_ryu.errors import Conflict, NodeError, NodeUnreachable, NotFound
 from coat_ryu.journal import Journal, JournalError
-from coat_ryu.migrator import RETRY_LAST, Limits, Migrator
+from coat_ryu.migrator import Migrator
 from coat_ryu.model import ContainerSpec
 from coat_ryu.nodes import Nodes
 from coat_ryu.recovery import DEAD_AFTER, Silence
+from coat_ryu.runner import RETRY_LAST, Limits, Runner
 from coat_ryu.saga import Migration, unix_time
 from tests.unit.fakes import FakeFabric, FakeRemote, Killed, World
 
@@ -78,8 +79,7 @@ class Controller:
             self.containers,
             self.fabric,  # type: ignore[arg-type]
             self.journal,
-            Limits(),
-            sleep=lambda seconds: None,
+            Runner(self.nodes, self.containers, self.journal, Limits(), sleep=lambda seconds: None),
         )
 
     def light(self) -> None:
@@ -386,8 +386,8 @@ def test_a_dead_destination_is_told_as_soon_as_its_silence_has_lasted(tmp_path: 
     controller = Controller(world_with_web(), tmp_path / "journal.db")
     controller.containers.create(SPEC)
     now = [1000.0]
-    controller.migrator._clock = lambda: now[0]
-    controller.migrator._sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    controller.migrator.runner.clock = lambda: now[0]
+    controller.migrator.runner._sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
     dark_at_the_restore(controller, reached)
     before = 3  # the hold is known, it fills, and the binding is the destination's
     record = controller.run(mode="sequential")

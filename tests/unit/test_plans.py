@@ -64,7 +64,7 @@ def test_a_plan_to_where_nobody_answers(controller: Controller) -> None:
 
 
 def test_a_record_says_what_was_expected_and_how_wrong_that_was(controller: Controller) -> None:
-    controller.migrator.predict = plans(controller).predict
+    controller.migrator.runner.predict = plans(controller).predict
     record = migrate(controller, "b")
     assert record.state == "succeeded" and record.predicted is not None
     assert record.predicted.basis == "model"
@@ -73,7 +73,7 @@ def test_a_record_says_what_was_expected_and_how_wrong_that_was(controller: Cont
 
 
 def test_memory_that_follows_teaches_nothing_about_memory_that_comes_along(controller: Controller) -> None:
-    controller.migrator.predict = plans(controller).predict
+    controller.migrator.runner.predict = plans(controller).predict
     lazy = controller.run(memory="lazy")
     assert lazy.state == "succeeded" and lazy.predicted is None
     assert migrate(controller, "a").predicted.basis == "model"
@@ -103,7 +103,7 @@ def test_a_refused_request_leaves_its_key_free(controller: Controller) -> None:
 
 def test_events_tell_the_whole_migration(controller: Controller) -> None:
     feed = Feed(clock=lambda: 1.0)
-    controller.migrator.tell = feed.tell
+    controller.migrator.runner.tell = feed.tell
     record = migrate(controller, "b")
     wait_for(lambda: feed.newest >= 1000 + 2 + 2 * len(record.steps))
     events = feed.follow(1000, patience=0.01)

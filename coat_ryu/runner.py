@@ -1,0 +1,305 @@
+"""Runs one migration: asks the saga what is next, does it, writes it down, and turns back when it must.
+
+A step's intention is in the journal before the step is begun and its result after; see ``recovery`` for what
+becomes of a migration whose controller died.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coat_ryu import logs, recovery, saga, steps
+from coat_ryu.containers import Containers
+from coat_ryu.errors import CoatError, MemoryLost
+from coat_ryu.feed import Tell, silent
+from coat_ryu.journal import Journal, JournalError
+from coat_ryu.moves import BULK, Ahead, Move, Tally
+from coat_ryu.nodes import Nodes
+from coat_ryu.prediction import error as error_of
+from coat_ryu.saga import Batch, Failure, Migration, Predicted, StepRecord, timestamp, unix_time
+
+LOG = logging.getLogger(__name__)
+
+ATTEMPTS = 8
+RETRY_FIRST, RETRY_LAST = 0.5, 8.0
+"""How often a step that must succeed is tried, and the seconds before its second attempt, doubled up to the last."""
+
+RECOVERY_PATIENCE = 60.0
+"""Seconds that a controller that starts anew waits for the two nodes of a migration that it finds unfinished."""
+
+KEEP_RECORDS = 10_000
+DAY = 86_400
+
+
+class Aborted(CoatError):
+    default_cause = "aborted"
+    response = 409
+
+
+class Interrupted(CoatError):
+    default_cause = "interrupted"
+    response = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what one migration may hold back, of how many may involve one node at once, of the seconds that a
+    checkpoint, a transfer or a restore may take, and of how long migrations that ended are remembered.
+    """
+
+    hold_packets: int = 20_000
+    hold_bytes: int = 64 << 20
+    per_node: int = 4
+    step_timeout: float = BULK
+    keep_days: float = 90
+    hold: bool = True
+    repair_mss: bool = True
+
+
+class Runner:
+    """``on_end`` is told of each migration that has ended, ``predict`` asked after its preflight."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        containers: Containers,
+        journal: Journal,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.limits = limits
+        self.clock = clock
+        self._nodes = nodes
+        self._containers = containers
+        self._journal = journal
+        self._sleep = sleep
+        self._slots: dict[str, threading.BoundedSemaphore] = defaultdict(
+            lambda: threading.BoundedSemaphore(limits.per_node)
+        )
+        self.under_way: dict[str, Move] = {}
+        self.on_end: Callable[[Migration], None] = lambda migration: None
+        self.predict: Callable[[Migration], Predicted | None] = lambda migration: None
+        self.tell: Tell = silent
+
+    def start(self, move: Move, way: Callable[[Move], None]) -> None:
+        """Runs it in a thread of its own, ``forward`` or to ``resume``."""
+        self.under_way[move.record.id] = move
+        move.thread = threading.Thread(target=self._run, args=(move, way), daemon=True)
+        move.thread.start()
+
+    def forward(self, move: Move) -> None:
+        source, destination = (self._slots[name] for name in sorted((move.record.source, move.record.destination)))
+        with source, destination:
+            for batch in saga.plan(move.record.mode, move.record.memory):
+                self._batch(move, batch)
+
+    def resume(self, move: Move) -> None:
+        """Finishes what is past the pivot; what to do with all else is ``_fail``'s affair."""
+        deadline = self.clock() + RECOVERY_PATIENCE
+        while not (move.source.ready and move.destination.ready) and self.clock() < deadline:
+            self._sleep(0.1)
+        if not move.record.past_pivot:
+            raise Interrupted("the controller ended in the middle of it")
+        self._finish(move)
+
+    def _finish(self, move: Move) -> None:
+        for name in saga.after_pivot(move.record.mode, move.record.done(), move.record.memory):
+            self._step(move, name)
+
+    def _note_pivot(self, move: Move) -> None:
+        """The container was found running at its destination: its restore succeeded, only nobody wrote it down."""
+        step = next((step for step in move.record.steps if step.name == saga.PIVOT), None)
+        step = step or self._begin(move, saga.PIVOT, self.clock())
+        step.detail["found_running"] = move.found_running = True
+        self._end(move, step, unix_time(step.started_at), self.clock(), Tally(0.0, {}))
+
+    def _run(self, move: Move, way: Callable[[Move], None]) -> None:
+        record = move.record
+        logs.MIGRATION.set(record.id)
+        LOG.info("migration %s: %s from %s to %s", record.id, record.container, record.source, record.destination)
+        self._tell_of(record)
+        try:
+            way(move)
+            record.state = "succeeded"
+        except CoatError as error:
+            self._fail(move, error)
+        except Exception as error:
+            LOG.exception("migration %s failed in an unforeseen way", record.id)
+            self._fail(move, CoatError(f"unforeseen: {error!r}", cause="internal"))
+        finally:
+            self._close(move)
+
+    def _close(self, move: Move) -> None:
+        record = move.record
+        finished = self.clock()
+        record.finished_at, record.duration_s = timestamp(finished), finished - unix_time(record.started_at)
+        record.remote_overhead_s = sum(step.remote_overhead_s for step in record.steps)
+        if record.predicted is not None and record.downtime_s:
+            record.prediction_error = error_of(record.predicted.downtime_s, record.downtime_s)
+        LOG.info("migration %s: %s after %.3f s", record.id, record.state, record.duration_s)
+        try:
+            self.save(move)
+            self._journal.prune(KEEP_RECORDS, timestamp(finished - self.limits.keep_days * DAY))
+            self.under_way.pop(record.id, None)
+        except CoatError as error:  # it stays in memory, so that its outcome can still be read
+            LOG.error("migration %s: %s", record.id, error)
+        self._containers.give_back(record.container)
+        if move.left_behind:
+            self._containers.sweeper.later(move.source, move.fence)
+            self._containers.sweeper.later(move.destination, move.fence)
+        self.on_end(record)
+        self._tell_of(record)
+        move.finished.set()
+
+    def _tell_of(self, record: Migration) -> None:
+        self.tell("migration", **record.model_dump(exclude={"steps"}))
+
+    def _tell_step(self, move: Move, step: StepRecord) -> None:
+        self.tell("step", migration=move.record.id, container=move.name, **step.model_dump())
+
+    def _batch(self, move: Move, batch: Batch) -> None:
+        if batch.pace == "side_by_side":
+            self._refuse_if_aborted(move)
+            running = [Ahead(lambda name=name: self._step(move, name)) for name in batch.steps]  # type: ignore[misc]
+            for ahead in running:
+                ahead.settle()
+            for ahead in running:
+                ahead.result()
+        elif batch.pace == "handed_ahead":
+            self._refuse_if_aborted(move)
+            move.handed_ahead.set()
+            self._relay(move)
+        else:
+            for name in batch.steps:
+                self._refuse_if_aborted(move)
+                if name == saga.PIVOT:
+                    move.handed_ahead.set()
+                self._step(move, name)
+
+    @staticmethod
+    def _refuse_if_aborted(move: Move) -> None:
+        if move.abort.is_set() and not move.record.past_pivot:
+            raise Aborted(f"aborted by DELETE /v1.0/migrations/{move.record.id}")
+
+    def _step(self, move: Move, name: str) -> None:
+        """One step, written down before and after. After the pivot a failing step is tried again: there is no way
+        back.
+        """
+        begun = self._begin(move, name, self.clock())
+        tally = Tally(0.0, begun.detail)
+        attempts = ATTEMPTS if move.record.past_pivot else 1
+        began = self.clock()
+        self._persist(lambda: steps.DO[name](move, tally), attempts, begun)
+        self._end(move, begun, began, self.clock(), tally)
+
+    def _persist(self, work: Callable[[], None], attempts: int = ATTEMPTS, step: StepRecord | None = None) -> None:
+        for attempt in range(1, attempts + 1):
+            if step is not None:
+                step.attempts = attempt
+            try:
+                work()
+                return
+            except CoatError as error:
+                if attempt == attempts or isinstance(error, MemoryLost):
+                    raise
+                LOG.warning("%s, attempt %d: %s", step.name if step else "recovery", attempt, error)
+                self._sleep(min(RETRY_FIRST * 2 ** (attempt - 1), RETRY_LAST))
+
+    def _relay(self, move: Move) -> None:
+        open_steps: dict[str, tuple[StepRecord, float]] = {}
+
+        def began(name: str, at: float) -> None:
+            open_steps[name] = (self._begin(move, name, at), at)
+
+        def ended(name: str, at: float, tally: Tally) -> None:
+            step, since = open_steps[name]
+            step.detail.update(tally.detail)
+            self._end(move, step, since, at, tally)
+
+        began("checkpoint", self.clock())
+        steps.relay(move, began, ended)
+
+    def _begin(self, move: Move, name: str, at: float) -> StepRecord:
+        step = StepRecord(name=name, node=move.record.node_of(name), started_at=timestamp(at))
+        move.record.steps.append(step)
+        self.save(move)
+        self._tell_step(move, step)
+        return step
+
+    def _end(self, move: Move, step: StepRecord, began: float, ended: float, tally: Tally) -> None:
+        step.duration_s, step.remote_overhead_s = ended - began, tally.overhead
+        if step.name == saga.PIVOT:
+            move.record.downtime_s = move.downtime()
+            self._tolerating(lambda: self._containers.move(move.moved_spec, move.record.destination))
+        elif step.name == "preflight":
+            move.record.predicted = self.predict(move.record)
+        self.save(move)
+        self._tell_step(move, step)
+
+    def save(self, move: Move) -> None:
+        # steps side by side write the same record: none may overwrite what it has not seen
+        with move.writing:
+            context = {"spec": move.spec.model_dump_json(), "new_mac": move.new_mac}
+            if move.key is not None:
+                context |= {"key": move.key[0], "request": move.key[1]}
+            if move.record.past_pivot or move.going_back:
+                self._tolerating(lambda: self._journal.put_migration(move.record, context))
+            else:
+                self._journal.put_migration(move.record, context)
+
+    @staticmethod
+    def _tolerating(write: Callable[[], None]) -> None:
+        """A journal that fails must not stop what has to come to its end; recovery asks the nodes anyway."""
+        try:
+            write()
+        except JournalError as error:
+            LOG.error("%s", error)
+
+    # ---- when it goes wrong
+
+    def _fail(self, move: Move, error: CoatError) -> None:
+        """Forward if the container has arrived in spite of it, else back."""
+        record = move.record
+        LOG.warning("migration %s: %s", record.id, error)
+        try:
+            if not record.past_pivot and self._has_arrived(move):
+                self._note_pivot(move)
+                self._finish(move)
+                record.state = "succeeded"
+                return
+            if not record.past_pivot:
+                self._back(move)
+                record.state, record.error = "rolled_back", Failure(cause=error.cause, message=str(error))
+                return
+        except CoatError as second:
+            LOG.error("migration %s cannot be brought to its end: %s", record.id, second)
+            error = CoatError(f"{error}; then: {second}", cause=error.cause)
+        record.state = "failed"
+        record.error = Failure(cause=error.cause, message=f"{error}; {recovery.advice(record, error.cause)}")
+
+    def _has_arrived(self, move: Move) -> bool:
+        """Asked of the destination, where a copy could have come to life."""
+        if not saga.may_run_at_destination(move.record.mode, move.record.begun()):
+            move.epoch += 1  # what is under way on the nodes ends before they are told to undo it
+            return False
+        return recovery.runs_at_destination(move, [*self._nodes.sites.values()], self._persist, self.clock)
+
+    def _back(self, move: Move) -> None:
+        move.going_back = True
+        for name in saga.undo_order(move.record.mode, move.record.begun()):
+            self._undo(move, name)
+
+    def _undo(self, move: Move, name: str) -> None:
+        began = self.clock()
+        step = StepRecord(name=f"undo_{name}", node=move.record.node_of(name), started_at=timestamp(began))
+        move.record.steps.append(step)
+        self._tell_step(move, step)
+        tally = Tally(0.0, step.detail)
+        self._persist(lambda: steps.UNDO[name](move, tally), step=step)
+        step.duration_s, step.remote_overhead_s = self.clock() - began, tally.overhead
+        self.save(move)
+        self._tell_step(move, step)
