@@ -147,10 +147,11 @@ class Migrator:
         found, total = self._journal.page(
             -1 if wanted.limit is None else wanted.limit, wanted.offset, wanted.state, wanted.container, wanted.node
         )
-        return [
-            self.runner.under_way[record.id].record if record.id in self.runner.under_way else record
-            for record in found
-        ], total
+        return [self._as_it_is(record) for record in found], total
+
+    def _as_it_is(self, record: Migration) -> Migration:
+        move = self.runner.under_way.get(record.id)
+        return move.record if move else record
 
     def abort(self, identifier: str) -> Migration:
         """Asks a migration to go back. Raises Conflict when it is past the point where it could."""
