@@ -102,8 +102,9 @@ class Workload(ABC):
         return self._processes["client"].poll() is not None or self.time_left() <= 0
 
     def begins_in(self) -> float:
-        """Seconds until its time begins, at the least."""
-        return max(0.0, self.time_left() - self.seconds)
+        """Seconds until its time begins, at the least. One without an end has begun."""
+        left = self.time_left()
+        return max(0.0, left - self.seconds) if math.isfinite(left) else 0.0
 
     def time_left(self) -> float:
         """Seconds until the client ends by itself, at the least."""
