@@ -10,6 +10,8 @@ from urllib.request import Request, urlopen
 from mininet_scenarios.workloads import Outcome, Workload
 
 REQUEST_TIMEOUT = 300.0
+TOO_MANY_REQUESTS, LEAST_PAUSE = 429, 0.1
+"""What the controller answers who asks too often (RFC 6585, section 4), and the seconds until it is asked again."""
 
 
 class Refused(Exception):
@@ -29,12 +31,18 @@ class Controller:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        try:
-            with urlopen(Request(self.base + path, data=data, method=method), timeout=REQUEST_TIMEOUT) as response:
-                text = response.read()
-        except HTTPError as error:
-            raise Refused(error.code, json.loads(error.read() or b"null")) from None
-        return json.loads(text) if text else None
+        give_up = time.monotonic() + REQUEST_TIMEOUT
+        while True:
+            try:
+                request = Request(self.base + path, data=data, method=method)
+                with urlopen(request, timeout=REQUEST_TIMEOUT) as response:
+                    text = response.read()
+                return json.loads(text) if text else None
+            except HTTPError as error:
+                answer = json.loads(error.read() or b"null")
+                if error.code != TOO_MANY_REQUESTS or time.monotonic() > give_up:
+                    raise Refused(error.code, answer) from None
+                time.sleep(max(LEAST_PAUSE, float(error.headers.get("Retry-After", 0))))
 
     def get(self, path: str) -> Any:
         return self.call("GET", path)
