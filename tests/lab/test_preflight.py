@@ -124,12 +124,13 @@ def other_runtime(bench: Bench, host: str) -> Iterator[None]:
         "mkdir -p /etc/containers/containers.conf.d; cat >/etc/containers/containers.conf.d/x.conf",
         input=conf,
     )
-    sh(bench, host, "mv /usr/sbin/runc /usr/sbin/other")
+    sh(bench, host, "mv /usr/sbin/runc /usr/sbin/other; rm /usr/local/sbin/runc")
     try:
         new_hook(bench, host)
         yield
     finally:
         sh(bench, host, "mv /usr/sbin/other /usr/sbin/runc; rm -r /etc/containers/containers.conf.d")
+        bench.saboteur.install(host)
         new_hook(bench, host)
 
 
