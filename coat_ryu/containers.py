@@ -7,8 +7,9 @@ A container is *resident* from the moment it is in the journal until it is remov
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from coat_ryu.config import complete
@@ -184,26 +185,41 @@ class Containers:
         self.sweeper.later(site)
         for name, resident in list(self._residents.items()):
             if resident.node == site.node.name:
-                self._attend(name, self._revive, resident, site)
+                self._attend(name, self._revive, resident, site, unless=partial(self._is_there, name, site))
         for spec in self.topology.containers:
             if spec.node == site.node.name and spec.name not in self._residents:
                 self._attend(spec.name, self._launch, spec, site)
 
-    def _attend(self, name: str, work: Any, *args: Any) -> None:
+    def _attend(self, name: str, work: Any, *args: Any, unless: Callable[[], bool] = lambda: False) -> None:
+        """``unless`` is looked at before anybody else is kept away from the container, which would be refused."""
+
         def run() -> None:
-            with suppress(Conflict):  # then whoever works on it looks after it
-                self.take(name, "being_created")
-                try:
-                    work(*args)
-                    self.problems.pop(name, None)
-                except CoatError as error:
-                    self.problems[name] = str(error)
-                    LOG.warning("container %s: %s", name, error)
-                finally:
-                    self.give_back(name)
+            if not unless():
+                self._do(name, work, *args)
             self._attended.add(name)
 
         threading.Thread(target=run, daemon=True).start()
+
+    def _do(self, name: str, work: Any, *args: Any) -> None:
+        with suppress(Conflict):  # then whoever works on it looks after it
+            self.take(name, "being_created")
+            try:
+                work(*args)
+                self.problems.pop(name, None)
+            except CoatError as error:
+                self.problems[name] = str(error)
+                LOG.warning("container %s: %s", name, error)
+            finally:
+                self.give_back(name)
+
+    def _is_there(self, name: str, site: Site) -> bool:
+        try:
+            there = site.call("container_inspect", {"name": name}).result is not None
+        except CoatError:
+            return False  # why, is found out again, and told
+        if there:
+            self.problems.pop(name, None)
+        return there
 
     def _revive(self, resident: Resident, site: Site) -> None:
         """A declared container that is gone (its node was reinstalled, say) is made again; one that ended is left
