@@ -126,7 +126,7 @@ def test_who_stops_watching_is_told_that_the_migration_goes_on(served: tuple[str
     go_on = threading.Event()
 
     def stalled(number: int, node: str, verb: str) -> None:
-        if verb == "checkpoint":
+        if verb == "checkpoint_send":
             go_on.wait(20)
 
     world.before = stalled
