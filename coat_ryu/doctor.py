@@ -22,8 +22,9 @@ SUPPORTED = (DEBIAN_12, DEBIAN_13, UBUNTU_24)
 
 _FORKY = "criu libcompel1 libnl-3-200 libnl-route-3-200 libnl-genl-3-200 python3-pycriu"
 _CRIU_13 = (
-    "printf 'Types: deb\\nURIs: MIRROR\\nSuites: forky\\nComponents: main\\n"
-    "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\\n' > /etc/apt/sources.list.d/forky.sources && "
+    "printf 'Types: deb\\nURIs: %s\\nSuites: forky\\nComponents: main\\n"
+    "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\\n' "
+    "\"$(apt-get indextargets --format '$(REPO_URI)' | head -n 1)\" > /etc/apt/sources.list.d/forky.sources && "
     "printf 'Package: *\\nPin: release n=forky\\nPin-Priority: 100\\n' > /etc/apt/preferences.d/forky && "
     f"apt-get update && apt-get install --yes {' '.join(name + '/forky' for name in _FORKY.split())}"
 )
