@@ -17,7 +17,7 @@ from coat_ryu.node.podman import Place, place, podman, require, runtime
 from coat_ryu.node.podman import state as state_of
 from coat_ryu.node.process import remaining
 from coat_ryu.node.stream import Sender
-from coat_ryu.node.transfer import TransferId, received, send
+from coat_ryu.node.transfer import LISTEN_TIMEOUT, TransferId, received, send
 from coat_ryu.node.verbs import Ifname, Name, Netns, verb
 
 OPTIONS = ("--tcp-established", "--file-locks")
@@ -83,7 +83,7 @@ class Sending:
 
     def result(self) -> dict[str, Any]:
         """Waits for its end. Raises Failure."""
-        self._thread.join(remaining())
+        self._thread.join(remaining(LISTEN_TIMEOUT))
         if self._error is not None:
             raise self._error
         if self._sent is None:

@@ -76,11 +76,16 @@ def network_lock() -> str:
     """How connections are kept still during a dump: by nftables where CRIU can, in a millisecond; its default starts
     iptables-restore four times, which takes 20 to 80 ms (criu(8), --network-lock).
     """
+    return f"network-lock={'nftables' if has('network_lock_nftables') else 'iptables'}"
+
+
+def has(feature: str) -> bool:
+    """Whether CRIU says that it and the kernel can do this (criu(8), check --feature)."""
     try:
-        run(["criu", "check", "--feature", "network_lock_nftables"], timeout=20)
+        run(["criu", "check", "--feature", feature])
     except Failure:
-        return "network-lock=iptables"
-    return "network-lock=nftables"
+        return False
+    return True
 
 
 def read_stats(path: Path) -> dict[str, int]:

@@ -114,19 +114,11 @@ def memory_features() -> dict[str, Any]:
     """What this node can do about memory: ``lazy`` is None, or why there are no lazy pages; ``dirty_tracking`` whether
     the kernel tells which pages were written.
     """
-    missing = [feature for feature in FEATURES if not _criu_has(feature)]
+    missing = [feature for feature in FEATURES if not criu.has(feature)]
     lazy = f"CRIU's check says that the kernel lacks {' and '.join(missing)}" if missing else None
     if lazy is None and not _has_large_pipes() and not os.access(PIPE_LIMIT, os.W_OK):
         lazy = f"{PIPE_LIMIT} is less than {PIPE_SIZE}, and may not be raised"
-    return {"lazy": lazy, "dirty_tracking": _criu_has("mem_dirty_track")}
-
-
-def _criu_has(feature: str) -> bool:
-    try:
-        run(["criu", "check", "--feature", feature])
-    except Failure:
-        return False
-    return True
+    return {"lazy": lazy, "dirty_tracking": criu.has("mem_dirty_track")}
 
 
 def _has_large_pipes() -> bool:

@@ -23,6 +23,8 @@ USHER = Path("/run/coat/usher")
 CONFIGURATION = Path("/run/coat/containers.conf")
 ARRIVAL = 60.0
 """Seconds that Podman may need until its runtime stands, and to end when it is told to."""
+RESTORE_TIMEOUT = 120.0
+"""Seconds that the restore itself may take, as any command of Podman's (``podman.TIMEOUT``)."""
 
 # Python ignores SIGPIPE, and what a process ignores its successor ignores too (execve(2)).
 _USHER = f"""#!{sys.executable} -IS
@@ -88,7 +90,7 @@ class Standing:
         """Lets it through; returns when it has ended. Raises Failure as any command does."""
         with self._door, contextlib.suppress(OSError):  # if it has ended, it says itself why
             self._door.sendall(b".")
-        finish(self._process, self._argv, remaining())
+        finish(self._process, self._argv, remaining(RESTORE_TIMEOUT))
 
     def abandon(self) -> None:
         """It ends without having restored anything."""
