@@ -338,10 +338,10 @@ def _restore_args(move: Move) -> dict[str, Any]:
 
 def _restore_steps(move: Move) -> list[dict[str, Any]]:
     """The restore at the destination, which releases the hold at the container's first instruction; then the counts."""
-    port = {"port": move.tap.port}
+    release = {"port": move.tap.port, "into": container_port(move.name), "mac": move.moved_spec.mac}
     return [
-        {"verb": memory.restore(move), "args": move.fenced({**_restore_args(move), "release": move.tap.port})},
-        {"verb": "hold_release", "args": move.fenced(port)},
+        {"verb": memory.restore(move), "args": move.fenced({**_restore_args(move), "release": release})},
+        {"verb": "hold_release", "args": move.fenced(release)},
     ]
 
 

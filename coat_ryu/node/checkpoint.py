@@ -171,15 +171,16 @@ def restore(
     netns: Netns,
     mtu: int,
     transfer: TransferId | None = None,
-    release: Ifname | None = None,
+    release: dict[str, Any] | None = None,
     repair_mss: bool = True,
 ) -> dict[str, Any]:
     """Lets the container run again, from a state that has arrived or, without ``transfer``, from its own checkpoint.
 
-    ``mtu`` is the namespace's proper one. ``release`` names a hold that is released the moment the processes run.
-    Without ``repair_mss`` sockets stay as CRIU leaves them.
+    ``mtu`` is the namespace's proper one. ``release``: arguments of the ``hold_release`` that is begun the moment the
+    processes run. Without ``repair_mss`` sockets stay as CRIU leaves them.
     Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
     """
+    release_hold = hold.releasing(release)
     where = place(name)
     ready = None if transfer is None else _ready(name, netns, mtu, transfer, repair_mss)
     if ready is None:
@@ -191,7 +192,7 @@ def restore(
     stats_file.unlink(missing_ok=True)
     try:
         settings = [] if release is None else [criu.NO_LOCK]
-        seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release))
+        seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release_hold))
         with criu.configured(name, *settings), seeing as seen:
             resumed_at = _restore(name, where, go_on, seen)
     finally:
@@ -219,10 +220,9 @@ def _ready(name: str, netns: str, mtu: int, transfer: str, repair_mss: bool) -> 
     return ready
 
 
-def _resumed(netns: str, mtu: int, release: str | None) -> None:
+def _resumed(netns: str, mtu: int, release_hold: Callable[[], None]) -> None:
     namespaces.set_mtu(netns, mtu)
-    if release is not None:
-        hold.release(release)
+    release_hold()
 
 
 def _restore(name: str, where: Place, go_on: Callable[[], object], seen: list[float]) -> float:

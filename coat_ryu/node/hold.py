@@ -1,9 +1,12 @@
 """Holds: what arrives for a frozen container waits in order at its new place and is delivered when it runs again.
 
 A hold is a TAP on the bridge and a thread that reads it. The TAP lives as long as the hook's file descriptor, so a hold
-can never outlive the hook. What is written back comes out of the same TAP; the flows send it on to the container.
+can never outlive the hook. What was held goes straight into the container's port, and what still comes takes the
+``shortcut`` there. A container on another node gets it by way of the switch: it is written back to the TAP, and the
+flows send it on.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,26 +15,28 @@ import struct
 import threading
 import time
 from collections import deque
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from coat_ryu.node import netns, vswitch
 from coat_ryu.node.failure import Failure
+from coat_ryu.node.outlets import Port, Switch
 from coat_ryu.node.process import remaining
-from coat_ryu.node.verbs import Ifname, verb
+from coat_ryu.node.shortcut import Shortcut
+from coat_ryu.node.verbs import Ifname, Mac, checked, verb
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 FRAME_MAX = 65536
 KERNEL_QUEUE = 1000
 BURST = 32
-"""Frames written back before looking whether the switch keeps up."""
+"""Frames delivered before looking whether who takes them keeps up."""
 QUIET, QUIET_PATIENCE = 0.05, 2.0
 """A hold that passes frames on is closed when none has come for so long, or after so long at the most: a barrier says
 that a switch's tables have changed, and its datapath follows within milliseconds (ovs-vswitchd, revalidators)."""
 PREDECESSOR_PATIENCE = 25.0
 """Seconds that another hook may keep a TAP."""
-SWITCH_PATIENCE = 0.05
-"""Seconds to wait for a switch that does not take frames, before writing on regardless."""
+LOOK_FOR_LOSSES = 0.1
+"""Seconds between two looks at what the TAP's own queue had no room for."""
 
 
 class Hold:
@@ -49,16 +54,29 @@ class Hold:
         self._wake_read, self._wake_write = os.pipe()
         self._closing = self._passing = False
         self._last_frame = 0.0
+        self._handed_over = self._lost = 0
+        self._looked = 0.0
+        self._into: tuple[str, str] | None = None
+        self._shortcut: Shortcut | None = None
         try:
-            self._pace = Pace(_bring_up(port, max_packets, mtu))
+            self._outlet: Port | Switch = Switch(self._tap, _bring_up(port, max_packets, mtu))
+            with contextlib.suppress(OSError):
+                self._shortcut = Shortcut(port)
         except Exception:
             self._close_descriptors()
             raise
         self._thread = threading.Thread(target=self._work, name=f"hold {port}", daemon=True)
         self._thread.start()
 
-    def release(self) -> None:
-        """Writes back all that is held, then whatever comes. Returns at once, ``drained`` is set later."""
+    def release(self, into: str | None = None, mac: str | None = None) -> None:
+        """Delivers all that is held, then whatever comes: into the port ``into``, to ``mac``, or without these to the
+        switch. Returns at once, ``drained`` is set later. A second release changes nothing.
+        """
+        if self._releasing.is_set():
+            return
+        if into is not None and mac is not None:
+            with contextlib.suppress(OSError):  # no such port: the switch will know
+                self._outlet, self._into = Port(into, mac), (into, mac)
         self._releasing.set()
         os.write(self._wake_write, b".")
 
@@ -70,8 +88,10 @@ class Hold:
 
     def _busy(self) -> bool:
         """Frames have come just now, or wait for the thread or for the switch: either may be late on a busy node."""
+        if self._shortcut is not None and self._handed_over != (now := self._shortcut.handed_over):
+            self._handed_over, self._last_frame = now, time.monotonic()
         lately = time.monotonic() < self._last_frame + QUIET
-        return lately or bool(self._queue) or bool(select.select([self._tap], [], [], 0)[0]) or self._pace.behind()
+        return lately or bool(self._queue) or bool(select.select([self._tap], [], [], 0)[0]) or self._outlet.behind()
 
     def close(self) -> None:
         self._closing = True
@@ -89,6 +109,10 @@ class Hold:
         return {"held": self.held + lost, "replayed": self.replayed, "dropped": self.dropped + lost}
 
     def _close_descriptors(self) -> None:
+        if self._shortcut is not None:
+            self._shortcut.close()
+        if self._into is not None:
+            self._outlet.close()
         for descriptor in (self._tap, self._wake_read, self._wake_write):
             os.close(descriptor)
 
@@ -116,21 +140,33 @@ class Hold:
             for _ in range(min(BURST, len(self._queue))):
                 frame = self._queue.popleft()
                 self._queued_bytes -= len(frame)
-                self._write_back(frame)
+                self._deliver(frame)
             due -= BURST
             if due <= 0:
                 self.drained.set()
             self._read_available(self._keep)
-            self._pace.wait()
+            self._outlet.wait()
         self._passing = True
         self.drained.set()
+        if self._shortcut is not None and self._into is not None:
+            self._settle(self._shortcut)
+            self._shortcut.open(*self._into)
 
     def _read(self) -> None:
         if self._passing:
-            self._read_available(self._write_back)
-            self._pace.wait()
+            self._read_available(self._deliver)
+            self._outlet.wait()
+            if self._shortcut is not None:
+                self._settle(self._shortcut)
         else:
             self._read_available(self._keep)
+
+    def _settle(self, shortcut: Shortcut) -> None:
+        """Tells the shortcut that nothing of what was read is waiting, nor what there was no room for."""
+        shortcut.done(self.held + self._lost)
+        if shortcut.given > self.held + self._lost and time.monotonic() > self._looked + LOOK_FOR_LOSSES:
+            self._lost, self._looked = netns.transmit_drops(self._port), time.monotonic()
+            shortcut.done(self.held + self._lost)
 
     def _read_available(self, take: Any) -> None:
         for _ in range(BURST):
@@ -149,38 +185,12 @@ class Hold:
         self._queue.append(frame)
         self._queued_bytes += len(frame)
 
-    def _write_back(self, frame: bytes) -> None:
+    def _deliver(self, frame: bytes) -> None:
         try:
-            os.write(self._tap, frame)
+            self._outlet.write(frame)
             self.replayed += 1
         except OSError:  # the interface was taken down behind our back
             self.dropped += 1
-
-
-class Pace:
-    """Keeps a burst from overrunning the switch: a userspace datapath reads the TAP through a bounded packet socket.
-
-    The kernel's datapath takes each frame within ``write`` and has no such socket.
-    """
-
-    def __init__(self, index: int) -> None:
-        self._index = str(index)
-        self._limit = int(Path("/proc/sys/net/core/rmem_default").read_text()) // 4
-
-    def wait(self) -> None:
-        give_up = time.monotonic() + SWITCH_PATIENCE
-        while self._waiting() > self._limit and time.monotonic() < give_up:
-            time.sleep(0.0002)
-
-    def behind(self) -> bool:
-        """Whether the switch has not taken yet what was written."""
-        return self._waiting() > 0
-
-    def _waiting(self) -> int:
-        """Bytes in the fullest packet socket on our interface (packet(7); net/packet/af_packet.c, packet_seq_show)."""
-        with open("/proc/net/packet") as table:
-            rows = [line.split() for line in table]
-        return max((int(row[6]) for row in rows if row[4] == self._index), default=0)
 
 
 def _open_tap(port: str) -> int:
@@ -234,24 +244,32 @@ def hold_open(*, bridge: Ifname, port: Ifname, max_packets: int, max_bytes: int,
 
 
 @verb
-def hold_release(*, port: Ifname) -> dict[str, Any]:
-    """Writes everything back in order, then passes on at once what still comes. Answers when what was held is out.
+def hold_release(*, port: Ifname, into: Ifname | None = None, mac: Mac | None = None) -> dict[str, Any]:
+    """Delivers everything in order, then passes on at once what still comes. Answers when what was held is out.
 
+    With ``into``, the container's port on this node, it goes there and to ``mac``; without, back to the switch.
     A hold that is not there, for it went with an earlier hook, has held nothing: the container must run on without it.
     """
     hold = _holds.get(port)
     if hold is None:
         return dict(NOTHING)
-    release(port)
+    hold.release(into, mac)
     if not hold.drained.wait(remaining()):
         raise Failure("timeout", f"port: {port} did not take back all that was held")
     return hold.counts()
 
 
-def release(port: str) -> None:
-    """Starts the release of a hold, if there is one, without waiting."""
-    if hold := _holds.get(port):
-        hold.release()
+def releasing(order: dict[str, Any] | None) -> Callable[[], None]:
+    """What begins the ``hold_release`` of these arguments, without waiting. They are checked now; None: no hold."""
+    if order is None:
+        return lambda: None
+    checked(hold_release, order)
+
+    def begin() -> None:
+        if hold := _holds.get(order["port"]):
+            hold.release(order.get("into"), order.get("mac"))
+
+    return begin
 
 
 @verb

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -193,14 +194,15 @@ def lazy_restore(
     netns: Netns,
     mtu: int,
     transfer: TransferId,
-    release: Ifname | None = None,
+    release: dict[str, Any] | None = None,
     repair_mss: bool = True,
 ) -> dict[str, Any]:
     """As ``restore``, from a state whose memory comes afterwards."""
+    release_hold = hold.releasing(release)
     where = podman.place(name)
     one = _pagers.get(transfer)
     if one is None or one.restores:
-        return _restored_already(name, netns, mtu, release)
+        return _restored_already(name, netns, mtu, release_hold)
     one.restores = True
     if not where.mounted:
         state.install(received(transfer), where)
@@ -212,8 +214,7 @@ def lazy_restore(
         if not seen and stats.exists():
             seen.append(time.time())
             namespaces.set_mtu(netns, mtu)
-            if release is not None:
-                hold.release(release)
+            release_hold()
 
     checkpoint.widen(netns, mtu, repair_mss)
     settings = [] if release is None else [criu.NO_LOCK]
@@ -230,15 +231,14 @@ def lazy_restore(
     return {"id": where.id, "resumed_at": seen[0] if seen else time.time(), "criu": criu.read_stats(stats)}
 
 
-def _restored_already(name: str, netns: str, mtu: int, release: str | None) -> dict[str, Any]:
+def _restored_already(name: str, netns: str, mtu: int, release_hold: Callable[[], None]) -> dict[str, Any]:
     """What remains to be done when nobody heard of the restore. Raises Failure if there was none."""
     raw = podman.require(name)
     if podman.state(raw) != "running" or not raw["State"].get("Restored"):
         raise Failure("conflict", f"name: {name} has not been restored, and cannot be without its pages")
     namespaces.set_mtu(netns, mtu + 1)
     namespaces.set_mtu(netns, mtu)
-    if release is not None:
-        hold.release(release)
+    release_hold()
     return {"id": raw["Id"], "resumed_at": datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp(), "criu": {}}
 
 

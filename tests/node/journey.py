@@ -13,6 +13,7 @@ BRIDGE = "coat"
 MTU = 1400
 SERVER, CLIENT = "192.168.50.10", "192.168.50.20"
 NETNS, PORT, HOLD = "coat-server", "c-server", "h-server"
+RELEASE = {"port": HOLD, "into": PORT, "mac": "02:00:00:00:00:10"}
 PLACE = {"bridge": BRIDGE, "netns": NETNS, "port": PORT}
 CLIENT_PLACE = {"bridge": BRIDGE, "netns": "coat-client", "port": "c-client"}
 STORAGE = "/var/lib/containers/storage"
@@ -123,7 +124,7 @@ class Journey:
         frozen = self.freeze()
         self.deliver(destination, HOLD)
         sent = from_.call("send_state", {**sending, "name": "server"}, 60).result
-        args = {"name": "server", "transfer": sending["transfer"], "netns": NETNS, "mtu": MTU, "release": HOLD}
+        args = {"name": "server", "transfer": sending["transfer"], "netns": NETNS, "mtu": MTU, "release": RELEASE}
         steps = [{"verb": "receive_wait", "args": waiting}, {"verb": "restore", "args": args}]
         restored = to.call("chain", {"steps": steps}, 60).result["steps"][1]["result"]
         self.deliver(destination, PORT)

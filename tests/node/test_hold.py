@@ -4,9 +4,11 @@ A sender and a receiver in namespaces, numbered datagrams between them. The swit
 the hold, and what comes out of the hold to the receiver, as the controller's flows do in a migration.
 """
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -41,6 +43,16 @@ for n in range(first, first + count):
     if n % 100 == 99: time.sleep(0.005)  # the way into the hold has buffers too, which are not what is tested
 """
 
+FLOOD = """
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+n, end = 0, time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    for n in range(n, n + 4): s.sendto(n.to_bytes(8, "big").ljust(100, b"."), ("192.168.50.2", 9))
+    n += 1
+    time.sleep(0.0005)
+"""
+
 
 class Scene:
     """The two ends and the switch between them."""
@@ -62,6 +74,13 @@ class Scene:
     def send(self, first: int, count: int, size: int = 100) -> None:
         command = ["nsenter", "--net=/run/netns/coat-sender", "python3", "-c", SEND, str(first), str(count), str(size)]
         self.lab.exec("left", command)
+
+    @contextlib.contextmanager
+    def flood(self, seconds: float) -> Iterator[None]:
+        command = ["nsenter", "--net=/run/netns/coat-sender", "python3", "-c", FLOOD, str(seconds)]
+        with self.lab.popen("left", command) as process:
+            yield
+            assert process.wait(60) == 0
 
     def receiver(self, patience: float = 2) -> subprocess.Popen[str]:
         command = ["nsenter", "--net=/run/netns/coat-receiver", "python3", "-c", RECEIVE, str(patience)]
@@ -102,6 +121,25 @@ def test_what_is_held_comes_back_in_order_and_then_passes(left: Remote, scene: S
     scene.send(500, 100)
     assert numbers(receiver) == list(range(600))
     assert left.call("hold_close", HOLD).result == {"held": 600, "replayed": 600, "dropped": 0}
+
+
+def test_nothing_is_overtaken_when_the_switch_goes_back_to_the_direct_way(left: Remote, scene: Scene) -> None:
+    """A sender that never pauses, so that frames are on every way at every moment: in the hold, and past it."""
+    left.call("hold_open", {**HOLD, "max_packets": 100_000, "max_bytes": 100_000_000})
+    scene.held()
+    receiver = scene.receiver()
+    with scene.flood(seconds=3):
+        time.sleep(0.5)
+        into = {"port": "h-web", "into": "c-receiver", "mac": ENDS["receiver"][1]}
+        released = left.call("hold_release", into).result
+        time.sleep(1)
+        scene.switch("priority=2,in_port=c-sender,udp,actions=output:c-receiver")
+        closed = left.call("hold_close", HOLD).result
+    arrived = numbers(receiver)
+    assert released["held"] > 1000 and closed["replayed"] == closed["held"] and closed["dropped"] == 0
+    assert arrived == sorted(arrived), [one for one, next_ in pairwise(arrived) if next_ < one][:10]
+    assert arrived == list(range(len(arrived))) and len(arrived) > 10_000
+    assert closed["held"] < len(arrived) / 2, "most of them should have been handed over within the kernel"
 
 
 def test_nothing_comes_out_before_the_release(left: Remote, scene: Scene) -> None:

@@ -12,7 +12,7 @@ from coat_ryu.errors import NodeError
 from coat_ryu.remote import Remote
 from mininet_scenarios.lab import Lab
 from tests.node.conftest import wait_until
-from tests.node.journey import HOLD, MTU, NETNS, PLACE, SERVER, STORAGE, Journey
+from tests.node.journey import MTU, NETNS, PLACE, RELEASE, SERVER, STORAGE, Journey
 
 pytestmark = pytest.mark.lab
 
@@ -310,7 +310,7 @@ def test_a_broken_state_leaves_both_ends_as_they_were(echo: Journey) -> None:
     echo.lab.exec("left", ["sh", "-c", f"mv /kept/mm-1.img {folder}/ && rm -r /kept"])
     echo.where = "right"
     with pytest.raises(NodeError, match="restore") as raised:
-        echo.thaw(transfer=waiting["transfer"], release=HOLD)
+        echo.thaw(transfer=waiting["transfer"], release=RELEASE)
     assert "Error (criu" in raised.value.stderr
     assert (echo.inspect("right") or {})["state"] != "running"
     echo.where = "left"

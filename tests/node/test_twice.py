@@ -18,7 +18,7 @@ from coat_ryu.node.verbs import VERBS
 from coat_ryu.remote import Remote, Reply
 from mininet_scenarios.lab import Lab
 from tests.node.conftest import wait_until
-from tests.node.journey import BRIDGE, CLIENT, HOLD, MTU, NETNS, PLACE, Journey
+from tests.node.journey import BRIDGE, CLIENT, HOLD, MTU, NETNS, PLACE, RELEASE, Journey
 from tests.node.test_migration import ECHO, PYTHON, begin, end
 
 pytestmark = pytest.mark.lab
@@ -132,7 +132,7 @@ def _stop_at_the_gate(way: Journey) -> None:
     way.deliver("right", HOLD)
     there.call("freeze_pass", {"name": "server"})
     checkpoint.join()
-    way.thaw(release=HOLD)
-    there.call("hold_release", {"port": HOLD})
+    way.thaw(release=RELEASE)
+    there.call("hold_release", RELEASE)
     way.deliver("right", PLACE["port"])
     there.call("hold_close", {"bridge": BRIDGE, "port": HOLD})

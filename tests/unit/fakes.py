@@ -137,7 +137,7 @@ class FakeNode:
         self.taps.add(port)
         return {}
 
-    def hold_release(self, port: str) -> Any:
+    def hold_release(self, port: str, **_: Any) -> Any:
         return {"held": 3, "replayed": 3, "dropped": 0}
 
     def hold_close(self, port: str, **_: Any) -> Any:
@@ -260,7 +260,7 @@ class FakeNode:
         done = self.checkpoint(name, port)
         return {"checkpoint": done, "sent": self.send_state(transfer, name, to)}
 
-    def restore(self, name: str, transfer: str | None, netns: str, release: str | None = None, **_: Any) -> Any:
+    def restore(self, name: str, transfer: str | None, netns: str, **_: Any) -> Any:
         self.standing.pop(name, None)
         here = self.containers.get(name)
         if here is None or netns not in self.endpoints:
