@@ -104,6 +104,17 @@ class Move:
         tally.overhead += reply.remote_overhead_s
         return reply
 
+    def chained(self, *requests: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+        """The arguments of a ``chain`` of requests: one message, and one answer, for all of them."""
+        return {"steps": [{"verb": verb, "args": self.fenced(args)} for verb, args in requests]}
+
+    def call_all(
+        self, tally: Tally, site: Site, *requests: tuple[str, dict[str, Any]], timeout: float = QUICK
+    ) -> list[Any]:
+        """The results of requests that the node works through in order."""
+        reply = self.call(tally, site, "chain", self.chained(*requests), timeout)
+        return [step["result"] for step in reply.result["steps"]]
+
     def tidy(self, tally: Tally, site: Site, verb: str, args: dict[str, Any]) -> Any:
         """A request whose only purpose is to leave nothing behind; None when the node is away.
 

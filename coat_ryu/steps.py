@@ -34,11 +34,11 @@ DELIVERY_PATIENCE = 20.0
 
 def preflight(move: Move, tally: Tally) -> None:
     """Refuses what cannot work. Nothing is touched."""
-    here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
-    there = move.call(tally, move.destination, "container_inspect", {"name": move.name}).result
+    name = {"name": move.name}
+    here = move.call(tally, move.source, "container_inspect", name).result
+    there, there_is = move.call_all(tally, move.destination, ("container_inspect", name), _hello(move.destination))
     refuse(presence(move.name, move.record.source, move.record.destination, here, there))
-    needs = move.call(tally, move.source, "container_needs", {"name": move.name}).result
-    here_is, there_is = (_facts(move, tally, site) for site in (move.source, move.destination))
+    needs, here_is = move.call_all(tally, move.source, ("container_needs", name), _hello(move.source))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
     may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)
     memory.may_move(move, tally, here_is, there_is)
@@ -47,9 +47,8 @@ def preflight(move: Move, tally: Tally) -> None:
     tally.detail.update(image=here["image"], state=state_size(needs))
 
 
-def _facts(move: Move, tally: Tally, site: Site) -> dict[str, Any]:
-    facts: dict[str, Any] = move.call(tally, site, "hello", {"address": str(site.node.address)}).result
-    return facts
+def _hello(site: Site) -> tuple[str, dict[str, Any]]:
+    return "hello", {"address": str(site.node.address)}
 
 
 def image(move: Move, tally: Tally) -> None:
@@ -94,12 +93,15 @@ def undo_hold(move: Move, tally: Tally) -> None:
 
 def prepare(move: Move, tally: Tally) -> None:
     """Container and restore stand ready at the destination, and both ends of the transfer are connected."""
-    move.call(tally, move.destination, "container_create", create_args(move.moved_spec), move.bulk)
-    to = tally.detail["to"] = _receive(move, tally, move.transfer, move.identities()[1], "state")
+    receiving = _receiving(move, move.transfer, move.identities()[1], "state")
+    requests = [("container_create", create_args(move.moved_spec)), receiving]
+    if not memory.is_lazy(move):
+        requests.append(("restore_open", _restore_args(move)))
+    port = move.call_all(tally, move.destination, *requests, timeout=move.bulk)[1]["port"]
+    to = tally.detail["to"] = {"address": receiving[1]["address"], "port": port}
     if memory.is_lazy(move):
         return memory.prepare(move, tally)
     tally.detail.update(move.call(tally, move.source, "send_open", _sending(move, to)).result)
-    move.call(tally, move.destination, "restore_open", _restore_args(move), move.bulk)
 
 
 def undo_prepare(move: Move, tally: Tally) -> None:
@@ -198,9 +200,8 @@ def undo_flow_update(move: Move, tally: Tally) -> None:
 
 def restore(move: Move, tally: Tally) -> None:
     """The container runs again, and is given what waited for it."""
-    created = {"verb": "container_create", "args": move.fenced(create_args(move.moved_spec))}
-    reply = move.call(tally, move.destination, "chain", {"steps": [created, *_restore_steps(move)]}, move.bulk)
-    restored, released = (step["result"] for step in reply.result["steps"][-2:])
+    create = ("container_create", create_args(move.moved_spec))
+    restored, released = move.call_all(tally, move.destination, create, *_restoring(move), timeout=move.bulk)[-2:]
     _note_restore(move, tally, restored, released)
 
 
@@ -219,9 +220,9 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     ``began(step, at)`` and ``ended(step, at, tally)`` are told of each step, in order, on the controller's clock.
     """
     to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
-    waiting = {"verb": "receive_wait", "args": move.fenced({"transfer": move.transfer, "timeout": move.bulk})}
+    waiting = ("receive_wait", {"transfer": move.transfer, "timeout": move.bulk})
     verb, args = memory.checkpoint(move, {**_checkpoint_args(move), **_sending(move, to)})
-    ahead = Ahead(lambda: move.destination.call("chain", {"steps": [waiting, *_restore_steps(move)]}, move.bulk))
+    ahead = Ahead(lambda: move.destination.call("chain", move.chained(waiting, *_restoring(move)), move.bulk))
     try:
         sending_ahead = Ahead(lambda: move.source.call(verb, move.fenced(args), move.bulk))
         redirect_s = turn_away(move, move.crossing(filling=True))
@@ -260,9 +261,9 @@ def finish(move: Move, tally: Tally) -> None:
     if move.new_mac != move.spec.mac:
         _tell_peers(move, tally, settled)
     memory.finish(move, tally)
-    move.tidy(tally, move.source, "container_remove", {"name": move.name})
-    move.tidy(tally, move.source, "transfer_discard", {"transfer": move.transfer})
-    move.call(tally, move.destination, "transfer_discard", {"transfer": move.transfer})
+    discard = ("transfer_discard", {"transfer": move.transfer})
+    move.tidy(tally, move.source, "chain", move.chained(("container_remove", {"name": move.name}), discard))
+    move.call(tally, move.destination, *discard)
 
 
 def pages(move: Move, tally: Tally) -> None:
@@ -316,10 +317,13 @@ def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None
 
 
 def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, what: str) -> dict[str, Any]:
+    verb, args = _receiving(move, transfer_id, identity, what)
+    return {"address": args["address"], "port": move.call(tally, move.destination, verb, args).result["port"]}
+
+
+def _receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> tuple[str, dict[str, Any]]:
     address = str(move.destination.node.address)
-    args = {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
-    port = move.call(tally, move.destination, "receive_open", args).result["port"]
-    return {"address": address, "port": port}
+    return "receive_open", {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
 
 
 def _checkpoint_args(move: Move) -> dict[str, Any]:
@@ -336,13 +340,10 @@ def _restore_args(move: Move) -> dict[str, Any]:
     return args if move.repair_mss else {**args, "repair_mss": False}
 
 
-def _restore_steps(move: Move) -> list[dict[str, Any]]:
+def _restoring(move: Move) -> list[tuple[str, dict[str, Any]]]:
     """The restore at the destination, which releases the hold at the container's first instruction; then the counts."""
     release = {"port": move.tap.port, "into": container_port(move.name), "mac": move.moved_spec.mac}
-    return [
-        {"verb": memory.restore(move), "args": move.fenced({**_restore_args(move), "release": release})},
-        {"verb": "hold_release", "args": move.fenced(release)},
-    ]
+    return [(memory.restore(move), {**_restore_args(move), "release": release}), ("hold_release", release)]
 
 
 def _note_checkpoint(move: Move, tally: Tally, result: dict[str, Any]) -> None:

@@ -86,10 +86,13 @@ def migrate_often(lab: Lab, kind: str, modes: list[str], migrations: int) -> lis
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_disruption_ends_with_the_downtime(lab: Lab, kind: str) -> None:
-    for row in migrate_often(lab, kind, ["prepared", "sequential"], MIGRATIONS):
+    found = migrate_often(lab, kind, ["prepared", "sequential"], MIGRATIONS)
+    for row in found:
         assert row.beyond <= SLACK + row.round_trip, row
         assert row.settled <= SLACK + row.round_trip, f"a retransmission timer after the restore: {row}"
-        assert row.record["held_packets"] == row.record["replayed_packets"] > 0
+        assert row.record["held_packets"] == row.record["replayed_packets"]
+    # A ping that the server's kernel acknowledged before the gate is not sent again: there is nothing to hold.
+    assert (all if kind == "iperf3-forward" else any)(row.record["held_packets"] > 0 for row in found)
 
 
 COMING_AND_GOING = """
