@@ -32,15 +32,14 @@ from coat_ryu.model import (
 D = TypeVar("D", bound=BaseModel)
 
 
-class MigrateRequest(Document):
-    """Body of ``POST /migrate``."""
+class PlanRequest(Document):
+    """Body of ``POST /v1.0/plan``."""
 
     container: Name
     to: Name
     mode: Mode = "prepared"
     mac: MacPolicy = "keep"
     memory: Memory = "full"
-    wait: bool = Field(default=False, strict=True)
 
     @field_validator("memory")
     @classmethod
@@ -50,13 +49,10 @@ class MigrateRequest(Document):
         return memory
 
 
-class PlanRequest(Document):
-    """Body of ``POST /v1.0/plan``."""
+class MigrateRequest(PlanRequest):
+    """Body of ``POST /migrate``."""
 
-    container: Name
-    to: Name
-    mode: Mode = "prepared"
-    mac: MacPolicy = "keep"
+    wait: bool = Field(default=False, strict=True)
 
 
 class CleanupRequest(Document):

@@ -13,7 +13,7 @@ from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import Mode
 from coat_ryu.nodes import Nodes, Site
 from coat_ryu.prediction import Expected
-from coat_ryu.preflight import Refusal, presence, refusals, state_size
+from coat_ryu.preflight import Refusal, memory_refusals, presence, refusals, state_size
 from coat_ryu.saga import Failure, Migration, Predicted
 
 HISTORY = 100
@@ -21,7 +21,9 @@ HISTORY = 100
 
 
 class Plan(BaseModel):
-    """The answer to ``POST /v1.0/plan``. ``expected`` is null when the container's node cannot be asked."""
+    """The answer to ``POST /v1.0/plan``. ``expected`` is null when the container's node cannot be asked, and when its
+    memory would not come along.
+    """
 
     container: str
     source: str
@@ -61,7 +63,9 @@ class Plans:
             mode=wanted.mode,
             possible=not against,
             refusals=[Failure(cause=one.cause, message=one.message) for one in against],
-            expected=None if needs is None else self._expected(wanted.container, wanted.mode, state_size(needs)),
+            expected=None
+            if needs is None or wanted.memory != "full"
+            else self._expected(wanted.container, wanted.mode, state_size(needs)),
         )
 
     def predict(self, record: Migration) -> Predicted | None:
@@ -94,3 +98,7 @@ class Plans:
         )
         mtu = self._containers.topology.underlay_mtu
         yield from refusals(source.node.name, destination.node.name, mine, theirs, needs, mtu)
+        if wanted.memory != "full":
+            facts = {source.node.name: mine, destination.node.name: theirs}
+            features = {site.node.name: site.call("memory_features").result for site in (source, destination)}
+            yield from memory_refusals(wanted.memory, features, facts)

@@ -56,9 +56,14 @@ METRICS: dict[str, tuple[str, Callable[[Pair], float | None]]] = {
     "coat_share": ("ratio", lambda pair: shares.coat_share(pair.record)),
     "resume_lag_s": ("s", lambda pair: pair.resume_lag),
     "throughput_after_over_fresh": ("ratio", lambda pair: shares.over(*pair.paces) if pair.paces else None),
+    "plan_error": ("ratio", lambda pair: magnitude(pair.record.get("prediction_error"))),
     "checkpoint_bytes": ("bytes", lambda pair: pair.record["checkpoint_bytes"]),
 }
 """Unit and value of each figure of a run; None where a run does not have it."""
+
+
+def magnitude(value: float | None) -> float | None:
+    return None if value is None else abs(value)
 
 
 def figures(pair: Pair) -> dict[str, float | None]:
@@ -122,7 +127,8 @@ its default options, to checkpoint such a container into an archive, remove it a
 *disruption*: the longest time that the client had to wait. *frozen*: from the freeze to the first instruction at the
 new place. *remote*: the part of the whole migration that was remote control; *coat*: the part of the time frozen that
 was neither Podman's, nor CRIU's, nor the copying of the state. *lag*: disruption less time frozen. *after / fresh*: how
-fast the connection was after the migration, over a new one to the same server.
+fast the connection was after the migration, over a new one to the same server. *plan*: by how much of the time frozen
+the prediction was wrong, which is made after the preflight from what the migrations before have taught.
 """
 UPPER_BOUND = "The records do not tell how long CRIU waited for the switches, so *coat* is no more than an upper bound."
 COLUMNS = (
@@ -137,6 +143,7 @@ COLUMNS = (
     "lag",
     "worst lag",
     "after / fresh",
+    "plan",
     "resumed",
 )
 
@@ -160,6 +167,7 @@ def markdown(result: dict[str, Any]) -> str:
             ms(values["resume_lag_s"]["median"]),
             ms(values["resume_lag_s"]["max"]),
             ratio(values["throughput_after_over_fresh"]["median"]),
+            ratio(values["plan_error"]["median"]),
             f"{values['resumed']} of {values['runs']}",
         )
         lines.append("| " + " | ".join(cells) + " |")

@@ -17,6 +17,7 @@ PATIENCE = 60.0
 
 MODE = click.option("--mode", type=click.Choice(["prepared", "parallel", "sequential"]), help="Default: prepared.")
 MAC = click.option("--mac", type=click.Choice(["keep", "renew"]), help="Default: keep.")
+MEMORY = click.option("--memory", type=click.Choice(["full", "lazy", "precopy"]), help="Default: full.")
 
 
 @click.command()
@@ -24,6 +25,7 @@ MAC = click.option("--mac", type=click.Choice(["keep", "renew"]), help="Default:
 @HOST
 @MODE
 @MAC
+@MEMORY
 @JSON
 @click.pass_obj
 def plan(client: Client, /, as_json: bool, **wanted: str | None) -> None:
@@ -57,6 +59,7 @@ def _foreseen(plan: dict[str, Any]) -> Iterator[str]:
 @HOST
 @MODE
 @MAC
+@MEMORY
 @click.option("--watch", is_flag=True, help="Show each step as it happens, and wait for the end.")
 @JSON
 @click.pass_obj

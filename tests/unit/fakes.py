@@ -41,6 +41,7 @@ class FakeNode:
     pagers: set[str] = field(default_factory=set)
     giving: set[str] = field(default_factory=set)
     memory_lost: bool = False
+    lazy_pages: str | None = None
     epochs: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -200,7 +201,7 @@ class FakeNode:
         return {"thawed": True}
 
     def memory_features(self) -> Any:
-        return {"lazy": None, "dirty_tracking": False}
+        return {"lazy": self.lazy_pages, "dirty_tracking": False}
 
     def pages_open(self, transfer: str, **_: Any) -> Any:
         self.pagers.add(transfer)

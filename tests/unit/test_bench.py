@@ -41,6 +41,7 @@ def a_record(*between: dict[str, Any], **checkpoint: Any) -> dict[str, Any]:
         "state": "succeeded",
         "error": None,
         "downtime_s": 1.0,
+        "prediction_error": -0.25,
         "duration_s": 4.0,
         "remote_overhead_s": 0.02,
         "checkpoint_bytes": 1_000_000,
@@ -198,6 +199,7 @@ def test_a_summary_has_the_contract_s_figures_for_each_workload(tmp_path: Path) 
             "remote_share": 0.005,
             "coat_share": 0.05,
             "resume_lag_s": 0.75,
+            "plan_error": 0.25,
             "throughput_after_over_fresh": 0.9,
             "checkpoint_bytes": 1_000_000,
         }

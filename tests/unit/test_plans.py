@@ -50,6 +50,14 @@ def test_a_plan_has_every_reason_at_once(controller: Controller) -> None:
     assert causes == ["already_being_swept", "not_running", "name_in_use"]
 
 
+def test_a_plan_for_memory_that_follows_asks_for_what_it_needs(controller: Controller) -> None:
+    plan = plans(controller).plan(PlanRequest(container="web", to="b", memory="lazy"))
+    assert (plan.possible, plan.expected) == (True, None)
+    controller.world.nodes["b"].lazy_pages = "no userfaultfd"
+    (refusal,) = plans(controller).plan(PlanRequest(container="web", to="b", memory="lazy")).refusals
+    assert refusal.cause == "no_lazy_pages" and "node b" in refusal.message
+
+
 def test_a_plan_to_where_nobody_answers(controller: Controller) -> None:
     controller.nodes.sites["b"].ready = False
     plan = plans(controller).plan(PlanRequest(container="web", to="b"))
