@@ -8,6 +8,7 @@ needs besides it). Write-ahead logging with ``synchronous=FULL``: a row that was
 import json
 import os
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,15 +130,17 @@ class Journal:
         rows = self._do("SELECT record" + where + " ORDER BY serial DESC LIMIT ?4 OFFSET ?5", *wanted, limit, offset)
         return [Migration.model_validate_json(record) for (record,) in rows], total
 
-    def succeeded(self, mode: str, count: int) -> list[Migration]:
-        """The newest migrations of a mode that succeeded."""
-        rows = self._do(
+    def succeeded(self, mode: str, count: int) -> Iterator[Migration]:
+        """The newest migrations of a mode that succeeded, one at a time: all at once they take 2 MB."""
+        statement = (
             "SELECT record FROM migrations WHERE state = 'succeeded' AND json_extract(record, '$.mode') = ?"
-            " ORDER BY serial DESC LIMIT ?",
-            mode,
-            count,
+            " ORDER BY serial DESC LIMIT ?"
         )
-        return [Migration.model_validate_json(record) for (record,) in rows]
+        try:
+            for (record,) in self._db.execute(statement, (mode, count)):
+                yield Migration.model_validate_json(record)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
     def by_key(self, key: str) -> tuple[Migration, str] | None:
         """The migration that was begun under a key, and what was asked for with it."""
@@ -191,4 +194,7 @@ class Journal:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(f"the journal {self.path} cannot be used: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> JournalError:
+        return JournalError(f"the journal {self.path} cannot be used: {error}")

@@ -77,7 +77,7 @@ class Plans:
         return Predicted(downtime_s=expected.downtime_s, duration_s=expected.duration_s, basis=expected.basis)
 
     def _expected(self, container: str, mode: Mode, size: int) -> Expected:
-        history = [one for one in self._journal.succeeded(mode, HISTORY) if one.memory == "full"]
+        history = (one for one in self._journal.succeeded(mode, HISTORY) if one.memory == "full")
         return prediction.predict(container, mode, size, history)
 
     def _claims(self, wanted: PlanRequest, resident: Resident) -> Iterator[Refusal]:

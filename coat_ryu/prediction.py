@@ -77,23 +77,50 @@ class Expected(BaseModel):
     samples: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What a prediction needs of a migration: a hundred whole records take 2 MB, which nobody gives back for good."""
+
+    container: str
+    downtime_s: float
+    duration_s: float
+    checkpoint_bytes: int
+    state: int | None
+    steps: Mapping[str, float]
+
+    @classmethod
+    def of(cls, record: Migration) -> "_Past":
+        steps = {one.name: one.duration_s for one in record.steps if one.duration_s is not None and one.name in PRIOR}
+        return cls(
+            record.container,
+            record.downtime_s or 0.0,
+            record.duration_s or 0.0,
+            record.checkpoint_bytes or 0,
+            state_of(record),
+            steps,
+        )
+
+    def rest(self, total: float, names: Iterable[str]) -> float:
+        return total - sum(self.steps.get(name, 0.0) for name in names)
+
+
 def predict(container: str, mode: Mode, state: int, history: Iterable[Migration]) -> Expected:
     """What to expect of moving a container whose memory and changed files are ``state`` bytes now.
 
     ``history`` is the newest first. Of it the most telling is taken: the same container in the same mode, else any in
     the same mode, else nothing but the prior.
     """
-    same_mode = [past for past in history if past.mode == mode and _tells(past)]
+    same_mode = [_Past.of(record) for record in history if record.mode == mode and _tells(record)]
     own = [past for past in same_mode if past.container == container]
     samples = (own or same_mode)[:RECENT]
     size = _size(state, samples)
     lines = {name: _line(name, samples, same_mode) for name in PRIOR}
     downtime = sum(lines[name].at(size) for name in FROZEN[mode])
-    taken = {name for past in samples for name in _steps(past)} or PRIOR.keys()
+    taken = {name for past in samples for name in past.steps} or PRIOR.keys()
     duration = sum(lines[name].at(size) for name in taken)
     if samples:
-        downtime += median(_rest(past.downtime_s, past, FROZEN[mode]) for past in samples)
-        duration += median(_rest(past.duration_s, past, tuple(_steps(past))) for past in samples)
+        downtime += median(past.rest(past.downtime_s, FROZEN[mode]) for past in samples)
+        duration += median(past.rest(past.duration_s, past.steps) for past in samples)
     return Expected(
         downtime_s=max(downtime, 0.0),
         duration_s=max(duration, downtime, 0.0),
@@ -121,30 +148,20 @@ def _tells(past: Migration) -> bool:
     return past.state == "succeeded" and bool(past.downtime_s) and bool(past.checkpoint_bytes)
 
 
-def _size(state: int, samples: Sequence[Migration]) -> float:
+def _size(state: int, samples: Sequence[_Past]) -> float:
     """Bytes that will go over: what a container has of its program in memory is on the other side already."""
-    known = [(past.checkpoint_bytes, state_of(past)) for past in samples]
-    spared = [before - size for size, before in known if size is not None and before is not None]
+    spared = [past.state - past.checkpoint_bytes for past in samples if past.state is not None]
     return max(state - median(spared), LEAST) if spared else state
 
 
-def _steps(past: Migration) -> dict[str, float]:
-    return {step.name: step.duration_s for step in past.steps if step.duration_s is not None and step.name in PRIOR}
-
-
-def _line(name: str, samples: Sequence[Migration], wider: Sequence[Migration]) -> Line:
+def _line(name: str, samples: Sequence[_Past], wider: Sequence[_Past]) -> Line:
     slope = _slope(name, wider[: 2 * RECENT])
-    constants = [_steps(past)[name] - slope * (past.checkpoint_bytes or 0) for past in samples if name in _steps(past)]
+    constants = [past.steps[name] - slope * past.checkpoint_bytes for past in samples if name in past.steps]
     return Line(median(constants), slope) if constants else Line(PRIOR[name].constant, slope)
 
 
-def _slope(name: str, history: Sequence[Migration]) -> float:
+def _slope(name: str, history: Sequence[_Past]) -> float:
     """The median slope over all pairs that are far enough apart (Theil and Sen): a straggler does not move it."""
-    points = [(past.checkpoint_bytes or 0, _steps(past)[name]) for past in history if name in _steps(past)]
+    points = [(past.checkpoint_bytes, past.steps[name]) for past in history if name in past.steps]
     slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(points, 2) if abs(x2 - x1) >= SPREAD]
     return max(0.0, median(slopes)) if slopes else PRIOR[name].slope
-
-
-def _rest(total: float | None, past: Migration, names: tuple[str, ...]) -> float:
-    steps = _steps(past)
-    return (total or 0.0) - sum(steps.get(name, 0.0) for name in names)

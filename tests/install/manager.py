@@ -14,7 +14,7 @@ from pathlib import Path
 
 # A proxy of the environment has no business with a server on loopback.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 20
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.conftest import ROOT, check, interpreters, run
+from tests.install.conftest import PIP_TIMEOUT_S, ROOT, check, interpreters, run
 from tests.install.manager import running
+
+pytestmark = pytest.mark.timeout(1200)
 
 IMPORTED_AT_START = "import sys; print(*sorted(name for name in sys.modules if name.partition('.')[0] in %r))"
 REPAIRED = "import eventlet.wsgi; eventlet.wsgi.ALREADY_HANDLED = []; from ryu.cmd import manager; manager.main()"
@@ -107,7 +109,7 @@ def kill_half_way(make: list[str], environment: Path) -> None:
     """Start it, and kill it and all it started when the environment is there and what belongs into it is not."""
     process = subprocess.Popen(make, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PIP_TIMEOUT_S
         while not (environment / "bin" / "pip").exists():
             assert process.poll() is None, "make install ended before it could be interrupted"
             assert time.monotonic() < deadline

@@ -18,7 +18,11 @@ from tests.lab.helpers import WARM_UP, explain, journey, workload
 
 MIGRATIONS = 10
 CLIENT_SECONDS, RESERVE = 36.0, 12.0
-"""How long one client runs, and how long a migration may take. On a busy machine ten need more than one client."""
+"""How long one client runs at the most, and how long a migration may take. On a busy machine ten need more than one
+client."""
+
+EACH = 2.5
+"""Seconds that a migration and the pause after it take where nothing else goes on."""
 
 SLACK = 0.05
 """Seconds that a disruption may last beyond the downtime and one round trip."""
@@ -75,8 +79,9 @@ def migrate_often(lab: Lab, kind: str, modes: list[str], migrations: int) -> lis
     """All of them, under as many clients, one after the other, as it takes."""
     found: list[Row] = []
     while len(found) < migrations:
-        load = workload(lab, kind, seconds=CLIENT_SECONDS, rate=RATE)
         left = (modes * migrations)[len(found) : migrations]
+        seconds = min(CLIENT_SECONDS, WARM_UP + EACH * len(left) + RESERVE)
+        load = workload(lab, kind, seconds=seconds, rate=RATE)
         one = journey(Controller(lab.rest), load, left, pause=RECOVERY, reserve=RESERVE)
         assert one.good, explain(one)
         found += rows(one)

@@ -1,5 +1,6 @@
 """TCP over IPv6 follows its container as TCP over IPv4 does: neighbour discovery instead of ARP, all else alike."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ from mininet_scenarios import stream
 from mininet_scenarios.experiment import Controller, run
 from mininet_scenarios.lab import Lab
 from mininet_scenarios.workloads import Stream
-from tests.lab.helpers import EDGES, MODES, explain, journey, workload
+from tests.lab.helpers import EDGES, MODES, explain, journey_in_time, workload
 
 MEGABYTE = 1 << 20
 
 
 @pytest.mark.parametrize("kind", ["iperf3-forward", "iperf3-reverse"])
 def test_a_connection_survives_each_mode(lab: Lab, controller: Controller, kind: str) -> None:
-    one = journey(controller, workload(lab, kind, seconds=24, ipv6=True), MODES)
+    one = journey_in_time(controller, partial(workload, lab, kind, ipv6=True), MODES, quick=14, slow=60)
     assert one.good, explain(one)
 
 

@@ -8,19 +8,20 @@ import pytest
 
 from mininet_scenarios.experiment import Controller
 from mininet_scenarios.lab import Lab
-from tests.lab.helpers import ADDRESSES, MODES, explain, journey, wait_for, workload
+from tests.lab.helpers import ADDRESSES, MODES, explain, journey_in_time, wait_for, workload
 
 
 @pytest.mark.parametrize(("kind", "ipv6"), [("iperf3-forward", True), ("iperf3-reverse", False), ("sockperf", False)])
 def test_connections_survive_a_new_mac(lab: Lab, controller: Controller, kind: str, ipv6: bool) -> None:
-    load = workload(lab, kind, seconds=20, ipv6=ipv6)
-    before = controller.get(f"/v1.0/containers/{load.server}")
-    one = journey(controller, load, MODES[:2], mac="renew")
+    server = f"{kind.partition('-')[0]}-server"
+    before = controller.get(f"/v1.0/containers/{server}")
+    make = partial(workload, lab, kind, ipv6=ipv6)
+    one = journey_in_time(controller, make, MODES[:2], quick=12, slow=60, mac="renew")
     assert one.good, explain(one)
-    after = controller.get(f"/v1.0/containers/{load.server}")
+    after = controller.get(f"/v1.0/containers/{server}")
     assert after["mac"] != before["mac"]
-    assert after["mac"] == inside(lab, after["node"], load.server)
-    (binding,) = [each for each in controller.get("/v1.0/bindings") if each["container"] == load.server]
+    assert after["mac"] == inside(lab, after["node"], server)
+    (binding,) = [each for each in controller.get("/v1.0/bindings") if each["container"] == server]
     assert (binding["mac"], binding["node"]) == (after["mac"], after["node"])
     assert all(finish(record)["announced"] > 0 for record in one.migrations)
 

@@ -2,6 +2,7 @@
 
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mininet_scenarios.experiment import Controller, Run, run
 from mininet_scenarios.lab import Lab
 from mininet_scenarios.measure import rate_between
 from mininet_scenarios.workloads import Stream, Workload
-from tests.lab.helpers import EDGES, MODES, explain, journey, wait_for, workload
+from tests.lab.helpers import EDGES, MODES, explain, journey_in_time, wait_for, workload
 
 MEGABYTE = 1 << 20
 INNER_MTU = 1450
@@ -22,7 +23,7 @@ TCP_TIMESTAMPS, HEADERS = 12, 40
 @pytest.mark.parametrize("kind", ["iperf3-reverse", "iperf3-forward", "sockperf"])
 def test_ten_migrations_in_a_row_under_one_connection(lab: Lab, controller: Controller, kind: str) -> None:
     """There and back, in every mode; the capture at the client has no RST and no SYN but the first."""
-    one = journey(controller, workload(lab, kind, seconds=70), (MODES * 4)[:10])
+    one = journey_in_time(controller, partial(workload, lab, kind), (MODES * 4)[:10], quick=30, slow=120)
     assert one.good, explain(one)
 
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coat_ryu import flows, wire
-from coat_ryu.flows_edge import link_local
+from coat_ryu.flows_edge import ADMIT, link_local
 from coat_ryu.model import Place
-from coat_ryu.openflow import COOKIE, Change, apply, diff
+from coat_ryu.openflow import COOKIE, Change, Flow, Output, apply, diff, match
 from coat_ryu.overlay import Overlay
 from tests.unit.overlay_sim import (
     VNIS,
@@ -64,6 +64,14 @@ def test_flows_survive_the_way_through_their_bytes(pair):
         head += flow.priority.to_bytes(2, "big") + bytes(10) + (COOKIE | flow.role).to_bytes(8, "big") + bytes(16)
         (entry,) = wire.decode_stats(head + stats_body)
         assert entry.flow == flow
+
+
+def test_ports_that_have_gone_are_forgotten():
+    """Each migration's ports have numbers of their own."""
+    for number in range(wire.KEPT + 1000):
+        wire.encode_change(Change("add", Flow(ADMIT, 100, match(in_port=number), (Output(number),))), 1)
+    kept = [cached.cache_info().currsize for cached in vars(wire).values() if hasattr(cached, "cache_info")]
+    assert max(kept) < 20_000
 
 
 @given(scenes())

@@ -1,7 +1,12 @@
 """What is predicted, from nothing and from history."""
 
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from coat_ryu.journal import Journal
 from coat_ryu.model import Mode
 from coat_ryu.prediction import error, predict
 from coat_ryu.saga import Migration, StepRecord
@@ -68,3 +73,23 @@ def test_the_error_is_in_proportion() -> None:
     assert error(0.33, 0.3) == pytest.approx(0.1)
     assert error(0.15, 0.3) == pytest.approx(-0.5)
     assert error(0.3, 0.0) == 0.0
+
+
+def peak(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_history_takes_next_to_no_memory(tmp_path: Path) -> None:
+    """It is read at each preflight, and the allocator does not give all of it back."""
+    journal = Journal(tmp_path / "journal.db")
+    for number in range(100):
+        journal.put_migration(past("web", 1 << 20).model_copy(update={"id": f"{number}"}), {})
+    predict("web", "prepared", 1 << 20, journal.succeeded("prepared", 2))
+    whole = peak(lambda: list(journal.succeeded("prepared", 100)))
+    assert peak(lambda: predict("web", "prepared", 1 << 20, journal.succeeded("prepared", 100))) < whole / 4
+    journal.close()
