@@ -18,7 +18,7 @@ from mininet_scenarios.private_ovs import die_with_parent
 PYTEST = [sys.executable, "-m", "pytest"]
 MEASURED = ("tests/lab", "tests/node", "tests/switch")
 BESIDE = ("tests/unit", "tests/install")
-NICE = 10
+NICE = 19
 STOP_TIMEOUT = 30
 
 

@@ -36,7 +36,7 @@ def test_what_ran_beside_speaks_last_and_gave_way(
 ) -> None:
     assert run(python("print('measured')"), python("import os; print('beside at', os.nice(0))")) == 0
     first, *_, last = capfd.readouterr().out.splitlines()
-    assert (first, last) == ("measured", f"beside at {min(os.nice(0) + 10, 19)}")
+    assert (first, last) == ("measured", f"beside at {min(os.nice(0) + 19, 19)}")
 
 
 def test_who_is_interrupted_leaves_nobody_behind(tmp_path: Path) -> None:
