@@ -20,6 +20,8 @@ LABEL_NAME, LABEL_SPEC = "coat.container", "coat.spec"
 NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: Podman's way to say that something has not happened."""
 
+LOOKS = 5
+"""How often it is asked what containers there are, when one goes between the list and the look at it."""
 
 TCP_LISTEN = "0A"  # net/tcp_states.h, as in /proc/net/tcp
 ACCEPT_PATIENCE = 1.0
@@ -66,14 +68,18 @@ def inspect(name: str) -> dict[str, Any] | None:
 
 
 def _inspect(kind: str, name: str) -> dict[str, Any] | None:
-    """Podman's exit status is the same for what is not there and for what failed, so the message must tell."""
     try:
         found: dict[str, Any] = json.loads(podman("inspect", f"--type={kind}", name))[0]
     except Failure as failure:
-        if any(text in failure.stderr for text in ("no such container", "no such object", "image not known")):
+        if _is_absent(failure):
             return None
         raise
     return found
+
+
+def _is_absent(failure: Failure) -> bool:
+    """Podman's exit status is the same for what is not there and for what failed, so the message must tell."""
+    return any(text in failure.stderr for text in ("no such container", "no such object", "image not known"))
 
 
 def place(name: str) -> Place:
@@ -260,8 +266,20 @@ def _resident(pid: int) -> int:
 def container_list() -> list[dict[str, Any]]:
     """Containers of ours, whatever their state; without those whose restore stands, for Podman keeps them locked."""
     others = [f"--filter=label!={LABEL_NAME}={name}" for name in standing.names()]
-    ids = podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL_NAME}", *others).split()
-    return [_summary(raw) for raw in json.loads(podman("inspect", "--type=container", *ids))] if ids else []
+    return [_summary(raw) for raw in _inspect_all([f"--filter=label={LABEL_NAME}", *others], LOOKS)]
+
+
+def _inspect_all(filters: list[str], looks: int) -> list[dict[str, Any]]:
+    ids = podman("ps", "--all", "--quiet", "--no-trunc", *filters).split()
+    if not ids:
+        return []
+    try:
+        found: list[dict[str, Any]] = json.loads(podman("inspect", "--type=container", *ids))
+        return found
+    except Failure as failure:
+        if looks == 1 or not _is_absent(failure):
+            raise
+        return _inspect_all(filters, looks - 1)
 
 
 @verb
