@@ -2,6 +2,7 @@
 
 const KEPT = "coat-token";
 const ATTEMPTS = 2;
+const SILENCE = 45; // seconds until a stream is taken for dead: the controller says something every 15
 
 export class Refusal extends Error {
   constructor(status, cause, message) {
@@ -69,7 +70,7 @@ export async function follow(opened, happened, signal) {
   let rest = "";
   let begun = false;
   for (;;) {
-    const { value, done } = await reader.read().catch(() => ({ done: true }));
+    const { value, done } = await next(reader);
     if (done) return;
     if (!begun) opened();
     begun = true;
@@ -79,5 +80,17 @@ export async function follow(opened, happened, signal) {
       const data = block.split("\n").find((line) => line.startsWith("data: "));
       if (data) happened(JSON.parse(data.slice("data: ".length)));
     }
+  }
+}
+
+async function next(reader) {
+  let timer;
+  const silence = new Promise((resolve) => (timer = setTimeout(resolve, 1000 * SILENCE, { done: true })));
+  try {
+    return await Promise.race([reader.read(), silence]);
+  } catch {
+    return { done: true };
+  } finally {
+    clearTimeout(timer);
   }
 }

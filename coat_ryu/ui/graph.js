@@ -6,7 +6,7 @@ import { el, redraw, svg } from "./dom.js";
 
 const GAP = 12; // px between cards
 const FLATTEST = 130; // px, the least half height of the ellipse
-const WIDEST = 900; // px; wider, the eye loses what belongs together
+const WIDEST = 1100; // px; wider, the eye loses what belongs together
 
 export class Graph {
   nodes = [];
@@ -152,13 +152,18 @@ function line(kind, [x1, y1], [x2, y2]) {
 function centresOf(sizes, width) {
   const across = (width - Math.max(...sizes.map(([w]) => w))) / 2;
   const tallest = Math.max(...sizes.map(([, h]) => h)) + GAP;
-  const angles = sizes.map((_, i) => (2 * Math.PI * (i + (sizes.length % 2 ? 0 : 0.5))) / sizes.length - Math.PI / 2);
+  const angles = sizes.map((_, i) => (2 * Math.PI * (i - (sizes.length % 2 ? 0 : 0.5))) / sizes.length - Math.PI / 2);
   const widest = Math.max(...angles.map((angle) => Math.abs(Math.cos(angle)))) || 1;
   for (let up = FLATTEST; up <= tallest * sizes.length; up += GAP) {
     const centres = angles.map((angle) => [width / 2 + (across * Math.cos(angle)) / widest, up * Math.sin(angle)]);
     if (!touching(centres, sizes)) return centres;
   }
-  return sizes.map((_, i) => [width / 2 + (i % 2 ? across : -across), Math.floor(i / 2) * tallest]);
+  const filled = [0, 0];
+  return sizes.map(([, height], i) => {
+    const y = filled[i % 2] + height / 2;
+    filled[i % 2] += height + 3 * GAP;
+    return [width / 2 + (i % 2 ? across : -across), y];
+  });
 }
 
 function touching(centres, sizes) {

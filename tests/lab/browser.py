@@ -22,16 +22,20 @@ APT = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300
 def executable() -> str:
     found = os.environ.get(VARIABLE) or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        _install()
-        found = shutil.which(PACKAGE)
+        found = _install()
     assert found, f"no Chromium: this machine's apt has no {PACKAGE}; name one in {VARIABLE}"
     return found
 
 
-def _install() -> None:
+def _install() -> str | None:
+    """The lists of packages that are there may do; they may be missing too, or too old."""
+    install = ["install", "--yes", "--no-install-recommends", PACKAGE]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", PACKAGE]):
+    for command in (install, ["update"], install):
         subprocess.run([*APT, *command], stdin=subprocess.DEVNULL, env=environment, timeout=600, check=False)
+        if found := shutil.which(PACKAGE):
+            return found
+    return None
 
 
 @contextmanager

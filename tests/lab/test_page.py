@@ -259,9 +259,11 @@ def touch(one: Any, two: Any) -> bool:
 
 
 def test_it_finds_the_controller_again(page: Page, lab: Lab) -> None:
-    visit(page, lab)
-    page.context.set_offline(True)
+    events = "**/v1.0/events"
+    page.route(events, lambda route: route.fulfill(content_type="text/event-stream", body=": that was all\n\n"))
+    page.goto(f"{lab.rest}/ui")
     expect(page.locator("#connection")).to_have_text("connecting again")
-    page.context.set_offline(False)
+    page.unroute(events)
+    page.route("**/v1.0/containers", lambda route: altered(route, list.clear))
     expect(page.locator("#connection")).to_have_text("live")
-    expect(page.locator(".node.up")).to_have_count(3)
+    expect(page.locator(".container")).to_have_count(0)
