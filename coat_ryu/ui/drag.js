@@ -3,7 +3,8 @@
 const SLACK = 6; // px that a click may tremble
 
 export class Drag {
-  busy = false;
+  busy = false; // since a press: what is drawn anew now would be neither dragged nor clicked
+  #dragging = false;
   #root;
   #told;
   #chip = null;
@@ -15,16 +16,17 @@ export class Drag {
     this.#told = told;
     root.addEventListener("pointerdown", (event) => this.#press(event));
     root.addEventListener("pointermove", (event) => this.#move(event));
-    root.addEventListener("pointerup", (event) => this.#release(event));
-    root.addEventListener("pointercancel", () => this.#end());
+    document.addEventListener("pointerup", () => this.#release());
+    document.addEventListener("pointercancel", () => this.#end());
     // What ends a drag is no click on the container.
-    root.addEventListener("click", (event) => this.busy && event.stopPropagation(), { capture: true });
+    root.addEventListener("click", (event) => this.#dragging && event.stopPropagation(), { capture: true });
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.#end());
   }
 
   #press(event) {
     const chip = event.target.closest("[data-container]");
     if (!chip || event.button !== 0 || event.pointerType === "touch") return;
+    this.busy = true;
     this.#chip = chip;
     this.#start = [event.clientX, event.clientY];
   }
@@ -32,9 +34,9 @@ export class Drag {
   #move(event) {
     if (!this.#chip) return;
     const [x, y] = [event.clientX - this.#start[0], event.clientY - this.#start[1]];
-    if (!this.busy) {
+    if (!this.#dragging) {
       if (Math.hypot(x, y) < SLACK) return;
-      this.busy = true;
+      this.#dragging = true;
       this.#root.setPointerCapture(event.pointerId);
       this.#chip.classList.add("dragged");
       this.#chip.closest(".node").classList.add("left");
@@ -52,7 +54,7 @@ export class Drag {
 
   #release() {
     const [chip, over] = [this.#chip, this.#over];
-    const dropped = this.busy && over;
+    const dropped = this.#dragging && over;
     this.#end();
     if (dropped) this.#told.dropped(chip.dataset.container, over.dataset.node);
   }
@@ -64,10 +66,9 @@ export class Drag {
     this.#chip.closest(".node")?.classList.remove("left");
     this.#chip.style.transform = "";
     this.#chip = null;
-    if (!this.busy) return;
     // The click that belongs to this release comes after it.
     setTimeout(() => {
-      this.busy = false;
+      this.busy = this.#dragging = false;
       this.#told.ended();
     });
   }

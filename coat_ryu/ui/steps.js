@@ -1,19 +1,15 @@
 // Migrations under way, step by step, and the last one that ended or was chosen.
 
-import { duration, el, redraw, words } from "./dom.js";
+import { duration, el, words } from "./dom.js";
 
 const TICK = 100; // ms
-
-// The controller knows best; this only keeps a button away that it would refuse.
-function tooLate(record) {
-  return record.steps.some((step) => step.name === "restore" || (step.name === "checkpoint" && record.mode === "prepared"));
-}
 
 export class Steps {
   #root;
   #said;
   #abort;
   #records = new Map();
+  #cards = new Map();
   #seen = new Map();
   #timer = null;
 
@@ -69,7 +65,11 @@ export class Steps {
   }
 
   #forgetEnded() {
-    for (const [id, record] of this.#records) if (record.state !== "running") this.#records.delete(id);
+    for (const [id, record] of this.#records) {
+      if (record.state === "running") continue;
+      this.#records.delete(id);
+      this.#cards.delete(id);
+    }
   }
 
   #say(text) {
@@ -83,8 +83,11 @@ export class Steps {
   }
 
   #draw() {
-    const records = [...this.#records.values()].reverse();
-    redraw(this.#root, records.map((record) => this.#migration(record)));
+    for (const record of this.#records.values()) this.#update(record);
+    const cards = [...this.#records.keys()].reverse().map((id) => this.#cards.get(id).card);
+    if (cards.some((card, i) => card !== this.#root.children[i]) || cards.length !== this.#root.children.length) {
+      this.#root.replaceChildren(...cards);
+    }
     const ticking = this.running().length > 0;
     if (ticking && !this.#timer) this.#timer = setInterval(() => this.#tick(), TICK);
     if (!ticking) {
@@ -94,17 +97,30 @@ export class Steps {
     }
   }
 
-  #migration(record) {
+  // The button stays the same element: one that is drawn anew under a pressed mouse is never clicked.
+  #card(record) {
     const route = `${record.container}: ${record.source} → ${record.destination}`;
-    return el(
-      "article",
-      { class: `migration ${record.state}`, "data-id": record.id },
-      el("h3", { tabindex: "-1", "data-key": `head ${record.id}` }, route),
-      el("p", { class: "outcome" }, el("strong", {}, words(record.state)), ` · ${this.#summary(record)}`),
-      record.error ? el("p", { class: "reason" }, record.error.message, " ", el("code", {}, record.error.cause)) : null,
-      el("ol", { class: "steps", "aria-label": `Steps of ${route}` }, ...record.steps.map((step) => this.#step(record, step))),
-      record.state === "running" ? this.#abortButton(record) : null,
-    );
+    const parts = {
+      outcome: el("p", { class: "outcome" }),
+      reason: el("p", { class: "reason" }),
+      steps: el("ol", { class: "steps", "aria-label": `Steps of ${route}` }),
+      abort: el("button", { type: "button", onclick: () => this.#late(record.id) || this.#abort(record.id) }),
+    };
+    const head = el("h3", { tabindex: "-1" }, route);
+    return { ...parts, card: el("article", { "data-id": record.id }, head, ...Object.values(parts)) };
+  }
+
+  #update(record) {
+    if (!this.#cards.has(record.id)) this.#cards.set(record.id, this.#card(record));
+    const { card, outcome, reason, steps, abort } = this.#cards.get(record.id);
+    card.className = `migration ${record.state}`;
+    outcome.replaceChildren(el("strong", {}, words(record.state)), ` · ${this.#summary(record)}`);
+    reason.hidden = !record.error;
+    if (record.error) reason.replaceChildren(record.error.message, " ", el("code", {}, record.error.cause));
+    steps.replaceChildren(...record.steps.map((step) => this.#step(record, step)));
+    abort.hidden = record.state !== "running";
+    abort.setAttribute("aria-disabled", String(this.#late(record.id)));
+    abort.textContent = this.#late(record.id) ? "Too late to abort" : "Abort";
   }
 
   #step(record, step) {
@@ -133,10 +149,9 @@ export class Steps {
     }
   }
 
-  #abortButton(record) {
-    const late = tooLate(record);
-    const press = () => late || this.#abort(record.id);
-    const attributes = { type: "button", "data-key": `abort ${record.id}`, "aria-disabled": String(late), onclick: press };
-    return el("button", attributes, late ? "Too late to abort" : "Abort");
+  // The controller knows best; this only keeps from asking what it would refuse.
+  #late(id) {
+    const { mode, steps } = this.#records.get(id);
+    return steps.some(({ name }) => name === "restore" || (name === "checkpoint" && mode === "prepared"));
   }
 }

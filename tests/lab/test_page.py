@@ -117,10 +117,18 @@ def test_by_drag_and_drop(page: Page, lab: Lab, controller: Controller) -> None:
     expect(page.locator("#move-to")).to_have_value(to)
     expect(page.locator("#move-go")).to_be_focused()
     expect(page.locator("#move-plan")).to_contain_text("Frozen for about")
+    before = len(get(lab, "/v1.0/migrations"))
+    page.route("**/migrate", answer_is_lost, times=1)
     page.locator("#move-go").click()
     expect(page.locator("#moving .succeeded")).to_contain_text(f"{name}: ")
+    assert len(get(lab, "/v1.0/migrations")) == before + 1, "asked twice, begun once"
     expect(target.locator(chip)).to_have_class("container running")
     assert controller.where(name) == to
+
+
+def answer_is_lost(route: Route) -> None:
+    route.fetch()
+    route.abort()
 
 
 def hold(page: Page, chip: Any) -> None:
@@ -135,10 +143,12 @@ def over(page: Page, target: Any) -> None:
 
 
 def test_taken_back_on_the_page(page: Page, lab: Lab, controller: Controller) -> None:
-    """Preflight and preparation take long enough for somebody who is quick."""
+    """In the mode with the longest way to the point of no return, for a browser is not as quick as an API."""
     name = "iperf3-server"
     here = controller.where(name)
     choose(visit(page, lab), name, other(controller, name))
+    page.locator("#move-mode").select_option("sequential")
+    expect(page.locator("#move-go")).to_have_attribute("aria-disabled", "false")
     page.locator("#move-go").click()
     page.get_by_role("button", name="Abort", exact=True).click()
     outcome = page.locator("#moving .rolled_back")
