@@ -10,7 +10,7 @@ from typing import Any
 
 from webob import Request, Response
 
-from coat_ryu import handlers, openapi, shapes, streams
+from coat_ryu import handlers, openapi, shapes, static, streams
 from coat_ryu.answers import EVENT_STREAM, JSON, Answer, Asked, Route, respond, unless_known
 from coat_ryu.config import (
     CleanupRequest,
@@ -195,6 +195,9 @@ ROUTES = (
     ),
     Route("GET", "/metrics", handlers.get_metrics, "Prometheus metrics", {200: str}, kind="text/plain"),
     Route("GET", "/openapi.json", _get_openapi, "This API, as OpenAPI 3.1", {200: dict[str, Any]}, role=None),
+    # Open to everybody: a browser that is sent to an address brings no token, and the page asks for one.
+    Route("GET", "/ui", static.get_page, "A page for people", {200: str}, role=None, kind="text/html"),
+    Route("GET", "/ui/{file}", static.get_file, "What the page is made of", {200: str}, (404,), role=None, kind="*/*"),
 )
 
 

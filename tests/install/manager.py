@@ -38,6 +38,11 @@ class Manager:
                 time.sleep(0.2)
         raise AssertionError(f"{url} does not answer:\n{self.log.read_text()}")
 
+    def page(self) -> tuple[str, bytes]:
+        """Kind and content of /ui, from a manager that has answered before."""
+        with OPENER.open(f"http://{self.rest[0]}:{self.rest[1]}/ui", timeout=10) as answer:
+            return answer.headers.get_content_type(), answer.read()
+
 
 @contextlib.contextmanager
 def running(environment: Path, app: str, directory: Path, options: str = "", *arguments: str) -> Iterator[Manager]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_wheel_runs_and_leaves_without_a_trace(version: str, wheel: Path, tmp_pa
     assert_costs_nothing(environment, tmp_path)
     assert "Usage" in check(environment / "bin/coat", "--help", cwd=tmp_path)
     assert_leaves(environment, tmp_path)
+
+
+def test_the_wheel_has_all_of_the_page(wheel: Path) -> None:
+    page = {f"coat_ryu/ui/{path.name}" for path in (ROOT / "coat_ryu/ui").iterdir()}
+    assert page and page <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_make_install_survives_a_kill(checkout: Path, tmp_path: Path) -> None:
@@ -67,6 +73,8 @@ def assert_serves(environment: Path, directory: Path) -> None:
         assert status == 404
         assert isinstance(answer, dict)
         assert answer["response"] == 404
+        kind, content = manager.page()
+        assert kind == "text/html" and b"ui/app.js" in content
     assert "Traceback" not in manager.log.read_text()
 
 
