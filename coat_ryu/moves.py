@@ -20,6 +20,10 @@ BULK = 600.0
 """Seconds that one request may take at the most: a namespace or a port; a checkpoint, a transfer or a restore."""
 
 
+Request = tuple[str, dict[str, Any]]
+"""A verb and its arguments."""
+
+
 @dataclass
 class Tally:
     """What one step's requests cost in remote control, and what is worth telling about it."""
@@ -51,6 +55,7 @@ class Move:
         self.writing = threading.Lock()
         self.going_back = False
         self.key: tuple[str, str] | None = None  # the caller's Idempotency-Key, and what it asked for
+        self.image_there: dict[str, Any] | None = None  # what the destination said of the image at preflight
         self.found_running = False  # its restore was never answered, and may have been cut short in tidying up
         self.destination_gone = False  # its host is taken for dead
         self.handed_ahead = threading.Event()
@@ -104,13 +109,11 @@ class Move:
         tally.overhead += reply.remote_overhead_s
         return reply
 
-    def chained(self, *requests: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    def chained(self, *requests: Request) -> dict[str, Any]:
         """The arguments of a ``chain`` of requests: one message, and one answer, for all of them."""
         return {"steps": [{"verb": verb, "args": self.fenced(args)} for verb, args in requests]}
 
-    def call_all(
-        self, tally: Tally, site: Site, *requests: tuple[str, dict[str, Any]], timeout: float = QUICK
-    ) -> list[Any]:
+    def call_all(self, tally: Tally, site: Site, *requests: Request, timeout: float = QUICK) -> list[Any]:
         """The results of requests that the node works through in order."""
         reply = self.call(tally, site, "chain", self.chained(*requests), timeout)
         return [step["result"] for step in reply.result["steps"]]

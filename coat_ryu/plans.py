@@ -54,7 +54,7 @@ class Plans:
                 against.append(Refusal(error.cause, str(error)))
         if sites and sites[0].node.name == resident.node:
             needs = sites[0].call("container_needs", {"name": wanted.container}).result
-        if needs is not None and len(sites) == 2:
+        if len(sites) == 2:
             against += self._look(wanted, sites[0], sites[1], needs)
         return Plan(
             container=wanted.container,
@@ -87,12 +87,14 @@ class Plans:
         if purpose is not None:
             yield Refusal(f"already_{purpose}", f"container: {wanted.container} is {purpose} already")
 
-    def _look(self, wanted: PlanRequest, source: Site, destination: Site, needs: dict[str, Any]) -> Iterator[Refusal]:
-        about = {"name": wanted.container}
-        here = source.call("container_inspect", about).result
-        there = destination.call("container_inspect", about).result
-        if source is not destination:
-            yield from presence(wanted.container, source.node.name, destination.node.name, here, there)
+    def _look(
+        self, wanted: PlanRequest, source: Site, destination: Site, needs: dict[str, Any] | None
+    ) -> Iterator[Refusal]:
+        if needs is None or source is not destination:
+            there = destination.call("container_inspect", {"name": wanted.container}).result
+            yield from presence(wanted.container, source.node.name, destination.node.name, needs, there)
+        if needs is None:
+            return
         mine, theirs = (
             site.call("hello", {"address": str(site.node.address)}).result for site in (source, destination)
         )

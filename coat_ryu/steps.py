@@ -15,7 +15,7 @@ from coat_ryu.errors import CoatError, NodeUnreachable, SwitchError, SwitchTimeo
 from coat_ryu.fabric import Waiter
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
-from coat_ryu.moves import QUICK, Ahead, Move, Tally
+from coat_ryu.moves import QUICK, Ahead, Move, Request, Tally
 from coat_ryu.nodes import BRIDGE, Site, endpoint_name
 from coat_ryu.preflight import check as may_move
 from coat_ryu.preflight import presence, refuse, state_size
@@ -34,27 +34,28 @@ DELIVERY_PATIENCE = 20.0
 
 def preflight(move: Move, tally: Tally) -> None:
     """Refuses what cannot work. Nothing is touched."""
-    name = {"name": move.name}
-    here = move.call(tally, move.source, "container_inspect", name).result
-    there, there_is = move.call_all(tally, move.destination, ("container_inspect", name), _hello(move.destination))
-    refuse(presence(move.name, move.record.source, move.record.destination, here, there))
+    name, wanted = {"name": move.name}, ("image_inspect", {"image": move.spec.image})
     needs, here_is = move.call_all(tally, move.source, ("container_needs", name), _hello(move.source))
+    asked = ("container_inspect", name), _hello(move.destination), wanted
+    there, there_is, move.image_there = move.call_all(tally, move.destination, *asked)
+    refuse(presence(move.name, move.record.source, move.record.destination, needs, there))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
     may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)
     memory.may_move(move, tally, here_is, there_is)
     if there is not None:  # what an earlier migration left
         move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
-    tally.detail.update(image=here["image"], state=state_size(needs))
+    tally.detail.update(image=needs["image"], state=state_size(needs))
 
 
-def _hello(site: Site) -> tuple[str, dict[str, Any]]:
+def _hello(site: Site) -> Request:
     return "hello", {"address": str(site.node.address)}
 
 
 def image(move: Move, tally: Tally) -> None:
     """The destination has the image before anything is frozen: the state holds only what differs from it."""
     wanted = {"image": move.spec.image}
-    if move.call(tally, move.destination, "image_inspect", wanted).result["id"] is not None:
+    there = move.image_there or move.call(tally, move.destination, "image_inspect", wanted).result
+    if there["id"] is not None:
         tally.detail["brought"] = False
         return
     transfer = move.transfer + "-image"
@@ -257,13 +258,12 @@ def finish(move: Move, tally: Tally) -> None:
     """Frames take the direct way again and nothing is left of the old place."""
     if move.found_running:
         move.call(tally, move.destination, memory.restore(move), _restore_args(move), move.bulk)
-    settled = _straighten(move, tally)
+    discard = ("transfer_discard", {"transfer": move.transfer})
+    memory.finish(move, tally)
+    settled = _straighten(move, tally, discard)
     if move.new_mac != move.spec.mac:
         _tell_peers(move, tally, settled)
-    memory.finish(move, tally)
-    discard = ("transfer_discard", {"transfer": move.transfer})
     move.tidy(tally, move.source, "chain", move.chained(("container_remove", {"name": move.name}), discard))
-    move.call(tally, move.destination, *discard)
 
 
 def pages(move: Move, tally: Tally) -> None:
@@ -272,9 +272,10 @@ def pages(move: Move, tally: Tally) -> None:
     memory.await_pages(move, tally)
 
 
-def _straighten(move: Move, tally: Tally) -> Waiter:
+def _straighten(move: Move, tally: Tally, *then: Request) -> Waiter:
     _turn(move, tally, move.crossing(filling=False))
-    _count(move, move.call(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}).result)
+    close = ("hold_close", {"bridge": BRIDGE, "port": move.tap.port})
+    _count(move, move.call_all(tally, move.destination, close, *then)[0])
     return move.fabric.bind(move.at_destination())
 
 
@@ -321,7 +322,7 @@ def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, wha
     return {"address": args["address"], "port": move.call(tally, move.destination, verb, args).result["port"]}
 
 
-def _receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> tuple[str, dict[str, Any]]:
+def _receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> Request:
     address = str(move.destination.node.address)
     return "receive_open", {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
 
@@ -340,7 +341,7 @@ def _restore_args(move: Move) -> dict[str, Any]:
     return args if move.repair_mss else {**args, "repair_mss": False}
 
 
-def _restoring(move: Move) -> list[tuple[str, dict[str, Any]]]:
+def _restoring(move: Move) -> list[Request]:
     """The restore at the destination, which releases the hold at the container's first instruction; then the counts."""
     release = {"port": move.tap.port, "into": container_port(move.name), "mac": move.moved_spec.mac}
     return [(memory.restore(move), {**_restore_args(move), "release": release}), ("hold_release", release)]

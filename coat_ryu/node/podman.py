@@ -92,9 +92,17 @@ def place(name: str) -> Place:
 
 def require(name: str) -> dict[str, Any]:
     """`podman inspect` of a container of ours. Raises Failure if there is none."""
-    raw = inspect(name)
+    raw = _ours(name)
     if raw is None:
         raise Failure("not_found", f"name: there is no container {name}")
+    return raw
+
+
+def _ours(name: str) -> dict[str, Any] | None:
+    """Raises Failure if somebody else's container has the name."""
+    raw = inspect(name)
+    if raw is None:
+        return None
     if _labels(raw).get(LABEL_NAME) != name:
         raise Failure("conflict", f"name: the container {name} is not one of ours: it lacks the label {LABEL_NAME}")
     driver = raw["GraphDriver"]
@@ -215,13 +223,17 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 
 
 @verb
-def container_needs(*, name: Name) -> dict[str, Any]:
-    """What a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``, ``mounts`` and ``devices`` of its
-    own, ``unaccepted``: TCP ports with connections that it has not accepted yet, though it was given a second.
+def container_needs(*, name: Name) -> dict[str, Any] | None:
+    """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``,
+    ``mounts`` and ``devices`` of its own, ``unaccepted``: TCP ports with connections that it has not accepted yet,
+    though it was given a second. None if there is no such container.
     """
-    raw = require(name)
+    raw = _ours(name)
+    if raw is None:
+        return None
     upper = _places[name].upper
     return {
+        **_summary(raw),
         "memory": _resident(raw["State"]["Pid"]),
         "layer": sum(path.lstat().st_size for path in upper.rglob("*")) if upper else 0,
         "pod": raw.get("Pod") or None,

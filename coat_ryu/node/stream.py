@@ -21,13 +21,12 @@ CHUNK_MAX = 1 << 26
 PLAIN, PADDING, DEFLATED, KINDS = 0, 1 << 30, 2 << 30, 3 << 30
 """Kinds of chunks: as it is; to be ignored; in zlib's format (RFC 1950)."""
 
-PROBE = 256 << 10
+PROBE, PROBE_PIECE = 1 << 20, 1 << 16
 """Bytes that are sent to see how fast the link is, and to open TCP's congestion window, while there is time."""
-PROBE_PATIENCE = 1.0
-SLOW = 40e6
-"""Bytes a second below which a link is slower than zlib at level 1 and its gain together: measured, 100 MB/s and a
-checkpoint that shrinks to a third.
-"""
+PROBE_PATIENCE = 0.5
+"""Seconds for it; what has been seen by then must do."""
+SAMPLE = 1 << 16
+"""Bytes of each chunk that are deflated to see whether the rest is worth it."""
 SIOCOUTQ = 0x5411  # linux/sockios.h; bytes that the peer has not acknowledged (tcp(7))
 
 
@@ -67,12 +66,24 @@ class Sender:
         self._connection.close()
 
     def probe(self) -> None:
-        """Sees how fast the link is, before anything is sent that matters."""
-        began = time.monotonic()
-        self._connection.sendall(LENGTH.pack(PADDING | PROBE) + bytes(PROBE))
-        while self._unacknowledged() and time.monotonic() < began + PROBE_PATIENCE:
-            time.sleep(0.0005)
-        self.rate = (PROBE - self._unacknowledged()) / (time.monotonic() - began)
+        """Sees how fast the link is, before anything is sent that matters.
+
+        Its second half tells: the first opens the congestion window, and the last piece may be acknowledged late (RFC
+        1122, section 4.2.3.2).
+        """
+        began = halfway = now = time.monotonic()
+        sent = arrived = before = 0
+        while arrived < PROBE - PROBE_PIECE and now < began + PROBE_PATIENCE:
+            if sent < PROBE:
+                self._connection.sendall(LENGTH.pack(PADDING | PROBE_PIECE) + bytes(PROBE_PIECE))
+                sent += PROBE_PIECE
+            else:
+                time.sleep(0.0002)
+            now, arrived = time.monotonic(), sent - self._unacknowledged()
+            if arrived <= PROBE // 2:
+                halfway, before = now, arrived
+        passed, took = (arrived - before, now - halfway) if arrived > before else (arrived, now - began)
+        self.rate = max(passed, 0) / took
 
     def _unacknowledged(self) -> int:
         return struct.unpack("i", fcntl.ioctl(self._connection, SIOCOUTQ, bytes(4)))[0]  # type: ignore[no-any-return]
@@ -89,7 +100,7 @@ class Sender:
 
     def _flush(self) -> None:
         content = memoryview(self._buffer)[LENGTH.size :]
-        packed = zlib.compress(content, 1) if self.rate is not None and self.rate < SLOW else None
+        packed = zlib.compress(content, 1) if self._is_worth_it(content[:SAMPLE]) else None
         if packed is None or len(packed) >= len(content):
             LENGTH.pack_into(self._buffer, 0, PLAIN | len(content))
             self._send(self._buffer)
@@ -97,6 +108,14 @@ class Sender:
             self._send(LENGTH.pack(DEFLATED | len(packed)) + packed)
         self._hash.update(content)
         self._buffer = bytearray(LENGTH.size)
+
+    def _is_worth_it(self, sample: memoryview) -> bool:
+        """Whether it takes less time to deflate this and to send what remains than to send it as it is."""
+        if self.rate is None:
+            return False
+        began = time.monotonic()
+        saved = len(sample) - len(zlib.compress(sample, 1))
+        return (time.monotonic() - began) * self.rate < saved
 
     def _send(self, data: bytes | bytearray) -> None:
         self._connection.sendall(data)

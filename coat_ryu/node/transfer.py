@@ -25,6 +25,10 @@ IDLE_TIMEOUT = 30.0
 LISTEN_TIMEOUT = 3600.0
 
 
+RECEIVE_BUFFER = 8 << 20
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+
+
 class Inbox:
     """One transfer at its receiving end: listens until a peer with the right certificate has delivered everything."""
 
@@ -38,6 +42,7 @@ class Inbox:
         self._take = {"state": self._take_state, "image": self._take_image}[what]
         self._context = context
         self._listener = socket.create_server((where, 0), family=socket.AF_INET6 if ":" in where else socket.AF_INET)
+        _make_room(self._listener)
         self._listener.settimeout(LISTEN_TIMEOUT)
         self._connections: set[socket.socket] = set()
         self._turn = threading.Lock()
@@ -188,6 +193,14 @@ def abandon_unwanted() -> None:
     for transfer, inbox in list(_inboxes.items()):
         if not inbox.waited_for:
             standing.abandon_transfer(transfer)
+
+
+def _make_room(listener: socket.socket) -> None:
+    """Room in the kernel for more than one look at it: a reader on a busy node comes late, and a peer that waits for it
+    takes the link for slow.
+    """
+    with contextlib.suppress(PermissionError):  # nobody but root may have more than net.core.rmem_max
+        listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
 
 
 @verb

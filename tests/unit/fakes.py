@@ -77,7 +77,9 @@ class FakeNode:
         return self.containers.get(name)
 
     def container_needs(self, name: str) -> Any:
-        return {"memory": 1, "layer": 1, "pod": None, "mounts": [], "devices": []}
+        if name not in self.containers:
+            return None
+        return {**self.containers[name], "memory": 1, "layer": 1, "pod": None, "mounts": [], "devices": []}
 
     def hello(self, address: str) -> Any:
         versions = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15"}

@@ -58,6 +58,12 @@ def test_a_plan_for_memory_that_follows_asks_for_what_it_needs(controller: Contr
     assert refusal.cause == "no_lazy_pages" and "node b" in refusal.message
 
 
+def test_a_plan_for_what_is_not_there(controller: Controller) -> None:
+    del controller.world.nodes["a"].containers["web"]
+    plan = plans(controller).plan(PlanRequest(container="web", to="b"))
+    assert [one.cause for one in plan.refusals] == ["not_running"] and plan.expected is None
+
+
 def test_a_plan_to_where_nobody_answers(controller: Controller) -> None:
     controller.nodes.sites["b"].ready = False
     plan = plans(controller).plan(PlanRequest(container="web", to="b"))

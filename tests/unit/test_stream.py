@@ -60,8 +60,8 @@ def test_what_is_sent_arrives(parts: list[bytes], rate: float | None, size: int)
     assert sender.bytes == len(arrived)
 
 
-@pytest.mark.parametrize(("rate", "least", "most"), [(None, 1.0, 1.1), (1e9, 1.0, 1.1), (1.0, 0.0, 0.1)])
-def test_only_a_slow_link_is_worth_compression(rate: float | None, least: float, most: float) -> None:
+@pytest.mark.parametrize(("rate", "least", "most"), [(None, 1.0, 1.1), (1e12, 1.0, 1.1), (1.0, 0.0, 0.1)])
+def test_what_is_sooner_deflated_than_sent_is_deflated(rate: float | None, least: float, most: float) -> None:
     content = b"as like as two peas" * 200_000
     arrived, sender = carry([content], rate, 70_000)
     assert arrived == content
@@ -80,7 +80,7 @@ def test_a_probe_is_no_content() -> None:
 
 def test_a_probe_tells_the_rate(ends: tuple[socket.socket, socket.socket]) -> None:
     left, right = ends
-    reader = threading.Thread(target=lambda: [right.recv(1 << 16, socket.MSG_WAITALL) for _ in range(5)], daemon=True)
+    reader = threading.Thread(target=lambda: [*iter(lambda: right.recv(1 << 16), b"")], daemon=True)
     reader.start()
     sender = Sender(left)  # type: ignore[arg-type]
     sender.probe()
