@@ -2,12 +2,15 @@
 
 The tar format (POSIX.1-2001 pax) keeps everything but extended attributes, where overlayfs has its marks
 (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"); those travel as pax records of our own.
+A checkpoint has some sixty images of a few hundred bytes, and a member of its own for each costs 30 ms of the freeze:
+they go together in one, whose record says how long each is.
 """
 
 import base64
 import contextlib
 import errno
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -30,7 +33,9 @@ PAGES = "pages-"
 SHM_ARCHIVE, SHM = "devshm-checkpoint.tar", "shm"
 """Podman keeps /dev/shm of a checkpointed container as the one, of a running one as the other."""
 LAYER = "layer"
-XATTR, OFFSET = "COAT.xattr.", "COAT.offset"
+XATTR, OFFSET, TOGETHER = "COAT.xattr.", "COAT.offset", "COAT.images"
+IMAGES, SMALL = "images", 1 << 18
+"""The member with many images, and what size they are at the most."""
 PIECE = 1 << 20
 """Bytes that a growing image must have grown by before more of it is sent."""
 GROWTH_POLL = 0.001
@@ -78,14 +83,27 @@ def _add_checkpoint(tar: tarfile.TarFile, directory: Path, ended: Callable[[], b
     sent: dict[str, int] = {}
     while True:
         complete = ended()  # first the word, then the look
-        for path in sorted(directory.iterdir()) if directory.exists() else ():
-            if complete or path.name.startswith(PAGES):
-                _add_growth(tar, path, sent, at_least=0 if complete else PIECE)
+        paths = sorted(directory.iterdir()) if directory.exists() else []
         if complete:
             break
+        for path in paths:
+            if path.name.startswith(PAGES):
+                _add_growth(tar, path, sent, at_least=PIECE)
         time.sleep(GROWTH_POLL)
-    if INVENTORY not in sent:
+    if directory / INVENTORY not in paths:
         raise Failure("conflict", "name: the container has no checkpoint")
+    small = [path for path in paths if path.name not in sent and path.is_file() and path.stat().st_size <= SMALL]
+    for path in paths:
+        if path not in small:
+            _add_growth(tar, path, sent, at_least=0)
+    _add_together(tar, {path.name: path.read_bytes() for path in small})
+
+
+def _add_together(tar: tarfile.TarFile, images: dict[str, bytes]) -> None:
+    member, content = tarfile.TarInfo(IMAGES), b"".join(images.values())
+    member.size, member.mode = len(content), 0o600
+    member.pax_headers = {TOGETHER: json.dumps({name: len(image) for name, image in images.items()})}
+    tar.addfile(member, io.BytesIO(content))
 
 
 def _add_growth(tar: tarfile.TarFile, path: Path, sent: dict[str, int], at_least: int) -> None:
@@ -135,6 +153,8 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
         raise Failure("transfer_failed", f"the state has a member outside its directory: {member.name!r}")
     if OFFSET in member.pax_headers:
         return _append(tar, member, target)
+    if TOGETHER in member.pax_headers:
+        return _separate(tar, member, root / CHECKPOINT)
     # Checked above. The library's own filters also take away setuid bits and device nodes, which are whiteouts here.
     tar.extraction_filter = lambda member, path: member
     tar.extract(member, root, numeric_owner=True)
@@ -150,6 +170,23 @@ def _append(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None
         raise Failure("transfer_failed", f"the state has a piece of {member.name!r} that does not fit")
     with target.open("ab") as file:
         shutil.copyfileobj(piece, file, BUFFER)
+
+
+def _separate(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
+    images, content = json.loads(member.pax_headers[TOGETHER]), tar.extractfile(member)
+    if not (content and _fits(images, member.size)) or directory.is_symlink():
+        raise Failure("transfer_failed", f"the state has a member that does not fit: {member.name!r}")
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for name, size in images.items():
+        image = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(image, "wb") as file:
+            file.write(content.read(size))
+
+
+def _fits(images: object, size: int) -> bool:
+    if not isinstance(images, dict) or not all(isinstance(each, int) and each >= 0 for each in images.values()):
+        return False
+    return sum(images.values()) == size and all(name not in ("", "..") and "/" not in name for name in images)
 
 
 def install(directory: Path, place: Place) -> None:

@@ -4,7 +4,6 @@ import io
 import json
 import struct
 import sys
-import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,10 @@ from typing import Any, Literal
 
 import pytest
 
-from coat_ryu.node import criu, overlayfs, state, verbs
+from coat_ryu.node import criu, verbs
 from coat_ryu.node.failure import STDERR_LIMIT, Failure
 from coat_ryu.node.fence import fence
 from coat_ryu.node.hook import Answers, serve
-from coat_ryu.node.podman import Place
 from coat_ryu.node.process import deadline, remaining, run
 from coat_ryu.node.verbs import Ifname, Mac, Name, checked
 
@@ -308,131 +306,6 @@ def test_only_the_errors_of_a_log_are_told(tmp_path: Path) -> None:
     told = criu.errors(log).splitlines()
     assert len(told) == criu.ERRORS_SHOWN and told[-1] == "(00.2) Error (criu/x.c:49): bad"
     assert criu.errors(tmp_path / "none") == ""
-
-
-# ---- states
-
-
-def place(root: Path) -> Place:
-    bundle, upper = root / "bundle", root / "storage" / "diff"
-    bundle.mkdir(parents=True)
-    upper.mkdir(parents=True)
-    return Place("id", bundle, upper)
-
-
-def test_a_state_goes_through_a_stream_and_into_place(tmp_path: Path) -> None:
-    source, destination = place(tmp_path / "a"), place(tmp_path / "b")
-    (source.bundle / "checkpoint").mkdir()
-    (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"i" * 3_000_000)
-    for one in (source, destination):
-        (one.bundle / "shm").mkdir()
-    (source.bundle / "shm" / "shared").write_text("between processes")
-    (source.bundle / "config.json").write_text("source")
-    (destination.bundle / "config.json").write_text("destination")
-    assert source.upper is not None and destination.upper is not None
-    (source.upper / "sub").mkdir(mode=0o711)
-    (source.upper / "sub" / "file").write_text("new")
-    (destination.upper / "old").write_text("old")
-    stream = io.BytesIO()
-    state.pack(source, stream)
-    stream.seek(0)
-    state.unpack(stream, tmp_path / "received" / "one")
-    state.install(tmp_path / "received" / "one", destination)
-    assert (destination.bundle / "checkpoint" / "inventory.img").read_bytes() == b"i" * 3_000_000
-    with tarfile.open(destination.bundle / "devshm-checkpoint.tar") as archive:
-        assert archive.getnames() == ["shared"]
-    assert (destination.bundle / "config.json").read_text() == "destination"
-    assert [path.name for path in sorted(destination.upper.rglob("*"))] == ["sub", "file"]
-    assert (destination.upper / "sub").stat().st_mode & 0o777 == 0o711
-    state.remove_checkpoint(destination)
-    assert {path.name for path in destination.bundle.iterdir()} == {"config.json", "shm"}
-
-
-def test_a_checkpoint_is_packed_while_it_is_written(tmp_path: Path) -> None:
-    """The image with memory grows between the looks, and the last of the images come at the very end."""
-    source = place(tmp_path / "a")
-    (source.bundle / "shm").mkdir()
-    (source.bundle / "checkpoint").mkdir()
-    pages, looks = source.bundle / "checkpoint" / "pages-1.img", iter(range(5))
-
-    def ended() -> bool:
-        look = next(looks)
-        with pages.open("ab") as file:
-            file.write(bytes([look]) * (state.PIECE + 1000 * look))
-        if look == 4:
-            (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"last")
-        return look == 4
-
-    stream = io.BytesIO()
-    state.pack(source, stream, ended)
-    stream.seek(0)
-    with tarfile.open(fileobj=stream) as tar:
-        assert [member.name for member in tar].count("checkpoint/pages-1.img") > 2
-    stream.seek(0)
-    state.unpack(stream, tmp_path / "received" / "one")
-    received = tmp_path / "received" / "one" / "checkpoint"
-    assert (received / "pages-1.img").read_bytes() == pages.read_bytes()
-    assert (received / "inventory.img").read_bytes() == b"last"
-
-
-@pytest.mark.parametrize("offset", [0, 3, 5])
-def test_a_piece_that_does_not_fit_is_refused(tmp_path: Path, offset: int) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for start in (None, offset):
-            member = tarfile.TarInfo("checkpoint/pages-1.img")
-            member.size = 4
-            if start is not None:
-                member.pax_headers = {state.OFFSET: str(start)}
-            tar.addfile(member, io.BytesIO(b"four"))
-    stream.seek(0)
-    with pytest.raises(Failure, match="does not fit"):
-        state.unpack(stream, tmp_path / "in" / "one")
-
-
-def test_a_state_is_put_in_place_once(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="used before"):
-        state.install(tmp_path, place(tmp_path / "b"))
-
-
-def test_without_a_checkpoint_there_is_no_state(tmp_path: Path) -> None:
-    nowhere = place(tmp_path)
-    (nowhere.bundle / "shm").mkdir()
-    with pytest.raises(Failure, match="has no checkpoint"):
-        state.pack(nowhere, io.BytesIO())
-
-
-MOUNTS = r"""
-36 35 0:33 / /var/lib/a\040b/1/merged rw,nodev,relatime shared:1 - overlay overlay rw,lowerdir=l/X:l/Y,upperdir=1/diff
-37 35 0:34 / /var/lib/a\040b/2/merged ro - overlay overlay rw,lowerdir=/l
-38 35 0:35 / /tmp rw - tmpfs tmpfs rw
-""".strip()
-
-
-def test_an_overlay_is_found_as_it_was_mounted() -> None:
-    found = overlayfs.find(Path("/var/lib/a b/1/merged"), MOUNTS)
-    assert found is not None and found.options == "rw,lowerdir=l/X:l/Y,upperdir=1/diff"
-    assert found.flags == overlayfs.FLAGS["nodev"] | overlayfs.FLAGS["relatime"]
-    assert overlayfs.find(Path("/tmp"), MOUNTS) is None
-
-
-@pytest.mark.parametrize("kind", ["path", "absolute", "symbolic link", "hard link"])
-def test_a_member_cannot_leave_its_directory(tmp_path: Path, kind: str) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("kept")
-    member = tarfile.TarInfo({"path": "../victim", "absolute": str(victim)}.get(kind, "way"))
-    if kind == "hard link":
-        member.type, member.linkname = tarfile.LNKTYPE, "../victim"
-    if kind == "symbolic link":
-        member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path)
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        tar.addfile(member)
-        tar.addfile(tarfile.TarInfo("way/victim"))
-    stream.seek(0)
-    with pytest.raises((Failure, OSError)):
-        state.unpack(stream, tmp_path / "in" / "one")
-    assert victim.read_text() == "kept" and victim.stat().st_nlink == 1
 
 
 def test_the_hook_needs_nothing_of_the_controllers() -> None:

@@ -1,0 +1,193 @@
+"""A container's state on its way: packed, also while it is still written, unpacked and put in place."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from coat_ryu.node import overlayfs, state
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.podman import Place
+
+
+def place(root: Path) -> Place:
+    bundle, upper = root / "bundle", root / "storage" / "diff"
+    bundle.mkdir(parents=True)
+    upper.mkdir(parents=True)
+    return Place("id", bundle, upper)
+
+
+def test_a_state_goes_through_a_stream_and_into_place(tmp_path: Path) -> None:
+    source, destination = place(tmp_path / "a"), place(tmp_path / "b")
+    (source.bundle / "checkpoint").mkdir()
+    (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"i" * 3_000_000)
+    for one in (source, destination):
+        (one.bundle / "shm").mkdir()
+    (source.bundle / "shm" / "shared").write_text("between processes")
+    (source.bundle / "config.json").write_text("source")
+    (destination.bundle / "config.json").write_text("destination")
+    assert source.upper is not None and destination.upper is not None
+    (source.upper / "sub").mkdir(mode=0o711)
+    (source.upper / "sub" / "file").write_text("new")
+    (destination.upper / "old").write_text("old")
+    stream = io.BytesIO()
+    state.pack(source, stream)
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    state.install(tmp_path / "received" / "one", destination)
+    assert (destination.bundle / "checkpoint" / "inventory.img").read_bytes() == b"i" * 3_000_000
+    with tarfile.open(destination.bundle / "devshm-checkpoint.tar") as archive:
+        assert archive.getnames() == ["shared"]
+    assert (destination.bundle / "config.json").read_text() == "destination"
+    assert [path.name for path in sorted(destination.upper.rglob("*"))] == ["sub", "file"]
+    assert (destination.upper / "sub").stat().st_mode & 0o777 == 0o711
+    state.remove_checkpoint(destination)
+    assert {path.name for path in destination.bundle.iterdir()} == {"config.json", "shm"}
+
+
+def test_a_checkpoint_is_packed_while_it_is_written(tmp_path: Path) -> None:
+    """The image with memory grows between the looks, and the last of the images come at the very end."""
+    source = place(tmp_path / "a")
+    (source.bundle / "shm").mkdir()
+    (source.bundle / "checkpoint").mkdir()
+    pages, looks = source.bundle / "checkpoint" / "pages-1.img", iter(range(5))
+
+    def ended() -> bool:
+        look = next(looks)
+        with pages.open("ab") as file:
+            file.write(bytes([look]) * (state.PIECE + 1000 * look))
+        if look == 4:
+            (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"last")
+        return look == 4
+
+    stream = io.BytesIO()
+    state.pack(source, stream, ended)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        assert [member.name for member in tar].count("checkpoint/pages-1.img") > 2
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    received = tmp_path / "received" / "one" / "checkpoint"
+    assert (received / "pages-1.img").read_bytes() == pages.read_bytes()
+    assert (received / "inventory.img").read_bytes() == b"last"
+
+
+def test_images_go_together_unless_they_are_large(tmp_path: Path) -> None:
+    source = place(tmp_path / "a")
+    (source.bundle / "shm").mkdir()
+    images = source.bundle / "checkpoint"
+    images.mkdir()
+    sizes = {
+        "inventory.img": 50,
+        "core-1.img": 0,
+        "mm-1.img": state.SMALL,
+        "tmpfs.img": state.SMALL + 1,
+        "pages-1.img": 7,
+    }
+    for name, size in sizes.items():
+        (images / name).write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
+    stream = io.BytesIO()
+    state.pack(source, stream)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        assert [name for name in tar.getnames() if "/" in name] == ["checkpoint/tmpfs.img"]
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    received = tmp_path / "received" / "one" / "checkpoint"
+    assert {path.name: path.read_bytes() for path in received.iterdir()} == {
+        path.name: path.read_bytes() for path in images.iterdir()
+    }
+    assert {path.stat().st_mode & 0o777 for path in received.iterdir() if path.name != "tmpfs.img"} == {0o600}
+
+
+@pytest.mark.parametrize(
+    "index", [{"../victim": 4}, {"a/b": 4}, {"..": 4}, {"": 4}, {"a": 5}, {"a": -1, "b": 5}, {"a": "4"}, ["a"], 4]
+)
+def test_images_that_do_not_fit_are_refused(tmp_path: Path, index: object) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(state.IMAGES)
+        member.size, member.pax_headers = 4, {state.TOGETHER: json.dumps(index)}
+        tar.addfile(member, io.BytesIO(b"four"))
+    stream.seek(0)
+    with pytest.raises(Failure, match="does not fit"):
+        state.unpack(stream, tmp_path / "in" / "one")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_images_cannot_leave_their_directory(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        link = tarfile.TarInfo(state.CHECKPOINT)
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
+        tar.addfile(link)
+        member = tarfile.TarInfo(state.IMAGES)
+        member.size, member.pax_headers = 4, {state.TOGETHER: json.dumps({"a": 4})}
+        tar.addfile(member, io.BytesIO(b"four"))
+    stream.seek(0)
+    with pytest.raises((Failure, OSError)):
+        state.unpack(stream, tmp_path / "in" / "one")
+    assert [*(tmp_path / "outside").iterdir()] == []
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5])
+def test_a_piece_that_does_not_fit_is_refused(tmp_path: Path, offset: int) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for start in (None, offset):
+            member = tarfile.TarInfo("checkpoint/pages-1.img")
+            member.size = 4
+            if start is not None:
+                member.pax_headers = {state.OFFSET: str(start)}
+            tar.addfile(member, io.BytesIO(b"four"))
+    stream.seek(0)
+    with pytest.raises(Failure, match="does not fit"):
+        state.unpack(stream, tmp_path / "in" / "one")
+
+
+def test_a_state_is_put_in_place_once(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="used before"):
+        state.install(tmp_path, place(tmp_path / "b"))
+
+
+def test_without_a_checkpoint_there_is_no_state(tmp_path: Path) -> None:
+    nowhere = place(tmp_path)
+    (nowhere.bundle / "shm").mkdir()
+    with pytest.raises(Failure, match="has no checkpoint"):
+        state.pack(nowhere, io.BytesIO())
+
+
+MOUNTS = r"""
+36 35 0:33 / /var/lib/a\040b/1/merged rw,nodev,relatime shared:1 - overlay overlay rw,lowerdir=l/X:l/Y,upperdir=1/diff
+37 35 0:34 / /var/lib/a\040b/2/merged ro - overlay overlay rw,lowerdir=/l
+38 35 0:35 / /tmp rw - tmpfs tmpfs rw
+""".strip()
+
+
+def test_an_overlay_is_found_as_it_was_mounted() -> None:
+    found = overlayfs.find(Path("/var/lib/a b/1/merged"), MOUNTS)
+    assert found is not None and found.options == "rw,lowerdir=l/X:l/Y,upperdir=1/diff"
+    assert found.flags == overlayfs.FLAGS["nodev"] | overlayfs.FLAGS["relatime"]
+    assert overlayfs.find(Path("/tmp"), MOUNTS) is None
+
+
+@pytest.mark.parametrize("kind", ["path", "absolute", "symbolic link", "hard link"])
+def test_a_member_cannot_leave_its_directory(tmp_path: Path, kind: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    member = tarfile.TarInfo({"path": "../victim", "absolute": str(victim)}.get(kind, "way"))
+    if kind == "hard link":
+        member.type, member.linkname = tarfile.LNKTYPE, "../victim"
+    if kind == "symbolic link":
+        member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(member)
+        tar.addfile(tarfile.TarInfo("way/victim"))
+    stream.seek(0)
+    with pytest.raises((Failure, OSError)):
+        state.unpack(stream, tmp_path / "in" / "one")
+    assert victim.read_text() == "kept" and victim.stat().st_nlink == 1
