@@ -162,7 +162,8 @@ class Bench:
 
     def _tamper(self, case: Case, ends: dict[str, str], identifier: str) -> bool:
         hook, peer = self.saboteur.hook(ends[SOURCE]), self.lab.state.hosts[ends[DESTINATION]].address
-        return tamper(self.lab, ends[SOURCE], hook, peer, case.kind, lambda: self._over(identifier))
+        probed = case.step == "transfer" and case.mode == "prepared"
+        return tamper(self.lab, ends[SOURCE], hook, peer, case.kind, lambda: self._over(identifier), probed=probed)
 
     def _await_nodes(self) -> None:
         """What the case before has cut off is connected again."""

@@ -18,8 +18,8 @@ from mininet_scenarios.lab import Lab
 PIDFD_GETFD = 438  # asm-generic/unistd.h
 BYTES_ACKED = struct.Struct("<120xQ")  # linux/tcp.h, struct tcp_info, tcpi_bytes_acked
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-ENOUGH = PROBE + (16 << 10)
-"""Bytes that the peer has, more than TLS and the probe of the link need to begin."""
+BEGINNING = 16 << 10
+"""Bytes, more than TLS needs to begin."""
 RATE = ["tbf", "rate", "40mbit", "burst", "16kb", "latency", "100ms"]
 """Slows what the sending host sends, that its middle can be found."""
 PATIENCE = 60.0
@@ -27,24 +27,24 @@ PATIENCE = 60.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def tamper(lab: Lab, host: str, hook: int, peer: str, kind: str, over: Callable[[], bool]) -> bool:
+def tamper(lab: Lab, host: str, hook: int, peer: str, kind: str, over: Callable[[], bool], *, probed: bool) -> bool:
     """Waits until the hook of ``host`` (a process of this machine) sends to ``peer``, and ``cut_off`` or ``corrupted``.
 
-    False if the migration is ``over`` before.
+    ``probed``: the link is probed before anything is sent that matters. False if the migration is ``over`` before.
     """
     lab.exec(host, ["tc", "qdisc", "replace", "dev", "eth0", "root", *RATE])
     try:
         connection = _find(hook, peer, over)
-        return connection is not None and _strike(connection, kind)
+        return connection is not None and _strike(connection, kind, BEGINNING + (PROBE if probed else 0))
     finally:
         lab.exec(host, ["tc", "qdisc", "del", "dev", "eth0", "root"])
 
 
-def _strike(connection: socket.socket, kind: str) -> bool:
-    """False if all was sent before there was a middle."""
+def _strike(connection: socket.socket, kind: str, after: int) -> bool:
+    """Once the peer has so many bytes. False if all was sent before there was a middle."""
     with connection:
         give_up = time.monotonic() + PATIENCE
-        while _acknowledged(connection) < ENOUGH:
+        while _acknowledged(connection) < after:
             if time.monotonic() > give_up:
                 return False
         try:
