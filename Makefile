@@ -4,6 +4,8 @@
 PYTHON ?= python3
 ANY_PYTHON := $(if $(filter file,$(origin PYTHON)),--any-python)
 BIN := .venv/bin
+# Byte code is kept whatever the environment says: without it each start of the controller takes 6 s instead of 2.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/pytest
 
 # Migrations of every kind that a scenario makes.

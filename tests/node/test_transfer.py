@@ -138,17 +138,29 @@ def chunk(content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + content
 
 
+def hang_up(connection: ssl.SSLSocket) -> None:
+    """Without a word, but what was sent arrives: a connection that is closed with something unread, such as TLS's
+    tickets, is reset, and the peer loses what it had not read either (RFC 1122, section 4.2.2.13).
+    """
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(1 << 16):
+        pass
+
+
 def cut_off(connection: ssl.SSLSocket) -> None:
     connection.sendall(chunk(GOOD[:50_000]))
+    hang_up(connection)
 
 
 def cut_off_in_a_chunk(connection: ssl.SSLSocket) -> None:
     connection.sendall(chunk(GOOD)[:50_000])
+    hang_up(connection)
 
 
 def cut_off_at_the_end(connection: ssl.SSLSocket) -> None:
     """The archive is whole, but its end was not told."""
     connection.sendall(chunk(GOOD))
+    hang_up(connection)
 
 
 def changed(connection: ssl.SSLSocket) -> None:
