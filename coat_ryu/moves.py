@@ -19,7 +19,6 @@ QUICK = 30.0
 BULK = 600.0
 """Seconds that one request may take at the most: a namespace or a port; a checkpoint, a transfer or a restore."""
 
-
 Request = tuple[str, dict[str, Any]]
 """A verb and its arguments."""
 

@@ -56,10 +56,10 @@ class Hold:
         self._last_frame = 0.0
         self._handed_over = self._lost = 0
         self._looked = 0.0
-        self._into: tuple[str, str] | None = None
+        self._straight: Port | None = None
         self._shortcut: Shortcut | None = None
         try:
-            self._outlet: Port | Switch = Switch(self._tap, _bring_up(port, max_packets, mtu))
+            self._switch = Switch(self._tap, _bring_up(port, max_packets, mtu))
             with contextlib.suppress(OSError):
                 self._shortcut = Shortcut(port)
         except Exception:
@@ -76,9 +76,13 @@ class Hold:
             return
         if into is not None and mac is not None:
             with contextlib.suppress(OSError):  # no such port: the switch will know
-                self._outlet, self._into = Port(into, mac), (into, mac)
+                self._straight = Port(into, mac)
         self._releasing.set()
         os.write(self._wake_write, b".")
+
+    @property
+    def _outlet(self) -> Port | Switch:
+        return self._straight or self._switch
 
     def wait_until_quiet(self) -> None:
         """Returns when nobody sends into a released hold any more. One that was not released has nobody to wait for."""
@@ -111,8 +115,8 @@ class Hold:
     def _close_descriptors(self) -> None:
         if self._shortcut is not None:
             self._shortcut.close()
-        if self._into is not None:
-            self._outlet.close()
+        if self._straight is not None:
+            self._straight.close()
         for descriptor in (self._tap, self._wake_read, self._wake_write):
             os.close(descriptor)
 
@@ -148,9 +152,9 @@ class Hold:
             self._outlet.wait()
         self._passing = True
         self.drained.set()
-        if self._shortcut is not None and self._into is not None:
+        if self._shortcut is not None and self._straight is not None:
             self._settle(self._shortcut)
-            self._shortcut.open(*self._into)
+            self._shortcut.open(self._straight.name, self._straight.mac)
 
     def _read(self) -> None:
         if self._passing:
@@ -163,10 +167,9 @@ class Hold:
 
     def _settle(self, shortcut: Shortcut) -> None:
         """Tells the shortcut that nothing of what was read is waiting, nor what there was no room for."""
-        shortcut.done(self.held + self._lost)
         if shortcut.given > self.held + self._lost and time.monotonic() > self._looked + LOOK_FOR_LOSSES:
             self._lost, self._looked = netns.transmit_drops(self._port), time.monotonic()
-            shortcut.done(self.held + self._lost)
+        shortcut.done(self.held + self._lost)
 
     def _read_available(self, take: Any) -> None:
         for _ in range(BURST):

@@ -18,7 +18,7 @@ class Port:
     """
 
     def __init__(self, name: str, mac: str) -> None:
-        self._mac = bytes.fromhex(mac.replace(":", ""))
+        self.name, self.mac = name, bytes.fromhex(mac.replace(":", ""))
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             self._socket.bind((name, 0))
@@ -30,7 +30,7 @@ class Port:
         give_up = time.monotonic() + PATIENCE
         while True:
             try:
-                self._socket.send(self._mac + frame[len(self._mac) :])
+                self._socket.send(self.mac + frame[len(self.mac) :])
                 return
             except OSError as error:  # the other end's queue is full (net/core/dev.c, enqueue_to_backlog)
                 if error.errno != errno.ENOBUFS or time.monotonic() > give_up:
@@ -69,9 +69,6 @@ class Switch:
     def behind(self) -> bool:
         """Whether the switch has not taken yet what was written."""
         return self._waiting() > 0
-
-    def close(self) -> None:
-        """The TAP is the hold's."""
 
     def _waiting(self) -> int:
         """Bytes in the fullest packet socket on the TAP (packet(7); net/packet/af_packet.c, packet_seq_show)."""

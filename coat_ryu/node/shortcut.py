@@ -54,11 +54,11 @@ class Shortcut:
             stack.callback(os.close, program)
             _attach(tap, program)
 
-    def open(self, into: str, mac: str) -> None:
+    def open(self, into: str, mac: bytes) -> None:
         """Frames go to the interface ``into`` and to ``mac``, whoever they were for, as soon as nothing waits."""
         with contextlib.suppress(OSError):  # the port is gone, and with it the container
             index = socket.if_nametoindex(into)
-            self._value[_MAC : _MAC + 6] = bytes.fromhex(mac.replace(":", ""))
+            self._value[_MAC : _MAC + 6] = mac
             struct.pack_into("=I", self._value, _INTO, index)
 
     def done(self, frames: int) -> None:

@@ -24,7 +24,6 @@ IDLE_TIMEOUT = 30.0
 """Seconds without a byte after which a connection is given up."""
 LISTEN_TIMEOUT = 3600.0
 
-
 RECEIVE_BUFFER = 8 << 20
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
