@@ -79,6 +79,7 @@ class Fabric:
         self._moving: dict[str, Any] = {}
         self._dead_ends: set[tuple[str, str]] = set()
         self._reroute = hub.Event()
+        self._marked = hub.Event()
         self._changed = hub.Event()
         self._slots = hub.Semaphore(SLOTS)
         self._audit_interval = audit_interval
@@ -91,7 +92,8 @@ class Fabric:
     def start(self) -> None:
         for member in self._members.values():
             self._workers[member.node] = hub.spawn(self._work, member)
-        self._threads += [hub.spawn(self._work_on_routes), hub.spawn(self._work_on_audits)]
+        own = (self._work_on_marks, self._work_on_routes, self._work_on_audits)
+        self._threads += [hub.spawn(work) for work in own]
 
     def stop(self) -> None:
         """Ends the greenthreads; the flows stay in the switches, and traffic goes on."""
@@ -294,13 +296,14 @@ class Fabric:
     def _work(self, member: Member) -> None:
         delay = FIRST_RETRY
         while True:
-            member.dirty.wait()
-            member.dirty.clear()
+            member.wake.wait()
+            member.wake.clear()
             if not self.is_ready or not member.connected:
                 continue
             try:
                 with self._slots:
                     hub.sleep(0)  # a switch without changes would not wait for anything, nor would the next hundred
+                    member.dirty = False
                     self._sync(member)
                 delay, member.error = FIRST_RETRY, None
             except SwitchGone:
@@ -310,12 +313,12 @@ class Fabric:
                 member.fresh, member.error = False, str(error)
                 hub.sleep(delay)
                 delay = min(2 * delay, LAST_RETRY)
-                member.dirty.set()
+                self._mark([member.node])
             except Exception as error:  # a defect here must not end the care for this switch
                 LOG.exception("could not bring the switch of %s up to date", member.node)
                 member.fresh, member.error = False, f"internal error: {error}"
                 hub.sleep(LAST_RETRY)
-                member.dirty.set()
+                self._mark([member.node])
 
     def _sync(self, member: Member) -> None:
         if member.sync():
@@ -335,8 +338,8 @@ class Fabric:
     # --- inside: all of them
 
     def _push(self, track: Track, step: Binding) -> int:
-        seen = [member.versions.get(step.container, track.version) for member in self._members.values()]
-        track.forget(min(seen))
+        if track.is_long:
+            track.forget(min(member.versions.get(step.container, track.version) for member in self._members.values()))
         self._tell_binding(step)
         return track.push(step)
 
@@ -413,7 +416,17 @@ class Fabric:
 
     def _mark(self, nodes: Iterable[str]) -> None:
         for node in nodes:
-            self._members[node].dirty.set()
+            self._members[node].dirty = True
+        self._marked.set()
+
+    def _work_on_marks(self) -> None:
+        """Waking hundreds takes milliseconds, for which nobody has to wait who only marks them."""
+        while True:
+            self._marked.wait()
+            self._marked.clear()
+            for member in self._members.values():
+                if member.dirty:
+                    member.wake.set()
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, hub.Event()

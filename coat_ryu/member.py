@@ -40,13 +40,16 @@ class Plan:
 
 
 class Member:
-    """A switch and its flows. ``lock`` is held while they change; ``dirty`` says that they should be looked at."""
+    """A switch and its flows. ``lock`` is held while they change; ``dirty`` says that they should be looked at, and
+    ``wake`` that it is time to.
+    """
 
     def __init__(self, node: str, dpid: int, board: Switchboard, plan: Plan) -> None:
         self.node, self.dpid = node, dpid
         self._board, self._plan = board, plan
         self.lock = hub.Semaphore()
-        self.dirty = hub.Event()
+        self.dirty = False
+        self.wake = hub.Event()
         self.busy = False
         self.fresh = False  # whether ``installed`` was read or written over the present connection
         self.lagging = False  # whether a binding waits for another switch
@@ -67,7 +70,7 @@ class Member:
 
     @property
     def settled(self) -> bool:
-        return self.connected and self.fresh and not (self.dirty.is_set() or self.busy or self.lagging)
+        return self.connected and self.fresh and not (self.dirty or self.busy or self.lagging)
 
     def dead_ends(self) -> set[tuple[str, str]]:
         """This node with each peer that its tunnel does not reach, as far as its own switch can tell."""
@@ -113,10 +116,11 @@ class Member:
                     self._learn()
                 tracks = self._plan.tracks
                 versions = {name: self.reachable(track) for name, track in tracks.items()}
+                # Said before the switch is waited for: whoever goes on meanwhile wakes those who lag.
+                self.lagging = any(tracks[name].version > at for name, at in versions.items())
                 self._apply(self._changes(versions))
                 advanced = versions != self.versions
                 self.versions = versions
-                self.lagging = any(name in tracks and tracks[name].version > at for name, at in versions.items())
                 return advanced
             finally:
                 self.busy = False

@@ -6,6 +6,8 @@ from coat_ryu import cutover
 from coat_ryu.model import Binding
 from coat_ryu.overlay import Overlay
 
+LONG = 16
+"""Versions from which on it is worth asking all switches which of them nobody needs any more."""
 KEPT = 256
 """Versions remembered for switches that are away; one that missed more goes on from the oldest that is left."""
 
@@ -20,6 +22,11 @@ class Track:
     @property
     def newest(self) -> Binding:
         return self._bindings[-1]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it remembers more than a few migrations need."""
+        return len(self._bindings) > LONG
 
     @property
     def version(self) -> int:
