@@ -17,11 +17,15 @@ def stages(old: Binding, new: Binding) -> tuple[Binding, ...]:
     """The bindings to pass through from old to new, each of which needs one order only.
 
     A hold on another node than the place is made known before it fills, so that what comes out of it finds its way; and
-    when hold and place move to different nodes they move one after the other.
+    when hold and place move to different nodes they move one after the other. A place's switch turns nothing any more
+    before the way into the hold may go.
     """
     steps: list[Binding] = []
     current = old
-    tap = new.hold.tap if new.hold and new.hold.filling else None
+    if old.hold and old.hold.turned and (new.hold is None or new.hold.tap != old.hold.tap or not _fills(new.hold)):
+        current = replace(current, hold=Hold(old.hold.tap, filling=False))
+        steps.append(current)
+    tap = new.hold.tap if new.hold and _fills(new.hold) else None
     known = current.hold.tap if current.hold else None
     if tap and tap != known and tap.node != current.place.node:
         current = replace(current, hold=Hold(tap, filling=False))
@@ -33,6 +37,10 @@ def stages(old: Binding, new: Binding) -> tuple[Binding, ...]:
         current = replace(current, mac=new.mac, former_macs=new.former_macs)
         steps.append(current)
     return tuple(step for step in [*steps, new] if step != old)
+
+
+def _fills(hold: Hold) -> bool:
+    return hold.filling or hold.turned
 
 
 def root(old: Binding, new: Binding) -> str:
@@ -52,11 +60,14 @@ def chain(overlay: Overlay, old: Binding, new: Binding) -> tuple[str, ...]:
     places = [new.place, *new.origins, old.place, *old.origins]
     if new.hold:
         places.append(new.hold.tap)
+    nodes = [place.node for place in places]
+    if new.hold:  # the way from the place to the hold, which may be another than back
+        nodes += overlay.path(new.place.node, new.hold.tap.node)
     # The node that delivers now comes last: until then it still takes what switches with the old binding send.
-    for place in [*places, old.delivery]:
-        for node in reversed(overlay.path(place.node, top) or (place.node,)):
-            if node not in order:
-                order.append(node)
+    for node in [*nodes, old.delivery.node]:
+        for hop in reversed(overlay.path(node, top) or (node,)):
+            if hop not in order:
+                order.append(hop)
     return tuple(order)
 
 

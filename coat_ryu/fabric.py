@@ -9,6 +9,7 @@ goes the same way, only in order and for one container.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -45,6 +46,24 @@ class Waiter:
     def wait(self, timeout: float) -> None:
         """Until every connected switch has it. Raises SwitchTimeout after ``timeout`` seconds."""
         self._fabric._until(self._done, timeout, self._what)
+
+
+class Loan:
+    """``messages`` that turn a container's frames into its hold at the switch of its place, for that node to apply."""
+
+    def __init__(self, fabric: "Fabric", old: Binding, new: Binding) -> None:
+        self._fabric, self._old, self._new = fabric, old, new
+        self._member = fabric._member(old.place.node)
+        self.messages = [wire.encode_change(change, n) for n, change in enumerate(self._member.lend(old, new), 1)]
+
+    def made(self) -> None:
+        """The node has applied them. Nothing changes for the other switches."""
+        self._fabric._turned(self._old, self._new, self._member)
+
+    def void(self) -> None:
+        """It has not, or nobody knows: the switch is looked at again."""
+        self._member.take_back(self._old.container, None)
+        self._fabric._mark([self._member.node])
 
 
 class Fabric:
@@ -229,6 +248,21 @@ class Fabric:
             finally:
                 self._mark(self._members)
 
+    def lend(self, container: str) -> Loan | None:
+        """What turns a container's frames into its hold, which is known and not filling yet; None when it is not.
+
+        Raises NotFound, and SwitchGone, SwitchTimeout or SwitchError of the switch at its place.
+        """
+        now = self.binding(container)
+        if now.hold is None or now.hold.filling:
+            return None
+        turned = replace(now, hold=replace(now.hold, turned=True))
+        version = self._tracks[container].version
+        way = self._plan.overlay.path(now.place.node, now.hold.tap.node)
+        if any(self._members[node].versions.get(container) != version for node in way):
+            return None
+        return Loan(self, now, turned)
+
     def announce(self, binding: Binding) -> int:
         """Tells every container of the network, at its own port, which MAC the binding has now; returns how many."""
         told = 0
@@ -334,6 +368,19 @@ class Fabric:
             what = f"the switches between {member.node} and the new place of {track.newest.container}"
             self._until(may, deadline - time.monotonic(), what)
         member.advance(track, version)
+
+    def _turned(self, old: Binding, new: Binding, member: Member) -> None:
+        name = new.container
+        with self._moving.setdefault(name, hub.Semaphore()):
+            track = self._tracks.get(name)
+            if track is None or track.newest != old:
+                member.take_back(name, None)
+                return
+            version = self._push(track, new)
+            member.take_back(name, version)
+            for other in self._members.values():  # the same flows under another number
+                if other.versions.get(name) == version - 1:
+                    other.versions[name] = version
 
     # --- inside: all of them
 

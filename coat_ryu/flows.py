@@ -8,7 +8,8 @@ along the flood tree.
 
 While a container is held, frames that come out of its hold must reach its place even where switches still send the
 container's frames into the hold. So between hold and place they carry a MAC of their own (``direct_mac``), which every
-switch forwards to the place, and which the last one turns back.
+switch forwards to the place, and which the last one turns back. In the same way ``held_mac`` leads into the hold, even
+where switches still send the container's frames to its place: so that the place's switch alone can turn them.
 """
 
 import hashlib
@@ -35,10 +36,19 @@ class Switch:
     advertise: bool = True
 
 
-@lru_cache(maxsize=4096)
 def direct_mac(vni: int, container: str) -> str:
     """The MAC under which a container's frames travel from its hold to its place."""
-    tail = hashlib.sha256(f"direct/{vni}/{container}".encode()).digest()[:5]
+    return _label("direct", vni, container)
+
+
+def held_mac(vni: int, container: str) -> str:
+    """The MAC under which a container's frames travel from its place to its hold."""
+    return _label("held", vni, container)
+
+
+@lru_cache(maxsize=4096)
+def _label(what: str, vni: int, container: str) -> str:
+    tail = hashlib.sha256(f"{what}/{vni}/{container}".encode()).digest()[:5]
     return ":".join(f"{byte:02x}" for byte in b"\x0a" + tail)
 
 
@@ -64,17 +74,27 @@ def _delivery(overlay: Overlay, switch: Switch, binding: Binding) -> Iterator[Fl
     for number in flows_edge.ports_of(binding, switch.node, switch.ports):
         yield from flows_edge.admission(binding, number)
     for mac in flows_edge.macs(binding):
-        into_hold = binding.delivery != binding.place
-        rewrite = () if mac == binding.mac or into_hold else (SetField("eth_dst", binding.mac),)
-        if actions := _towards(overlay, switch, binding.delivery, rewrite):
+        if actions := _forward(overlay, switch, binding, mac):
             yield Flow(FORWARD, 500, match(tunnel_id=binding.vni, eth_dst=mac), actions, role=Role.FORWARD)
     if binding.hold:
         yield from _hold(overlay, switch, binding, binding.hold.tap)
 
 
+def _forward(overlay: Overlay, switch: Switch, binding: Binding, mac: str) -> tuple[Action, ...]:
+    if binding.hold and binding.hold.turned and binding.place.node == switch.node:
+        label = (SetField("eth_dst", held_mac(binding.vni, binding.container)),)
+        here = binding.hold.tap.node == switch.node
+        return (*(() if here else label), *_towards(overlay, switch, binding.hold.tap, ()))
+    into_hold = binding.delivery != binding.place
+    rewrite = () if mac == binding.mac or into_hold else (SetField("eth_dst", binding.mac),)
+    return _towards(overlay, switch, binding.delivery, rewrite)
+
+
 def _hold(overlay: Overlay, switch: Switch, binding: Binding, tap: Place) -> Iterator[Flow]:
-    direct = direct_mac(binding.vni, binding.container)
+    direct, held = (label(binding.vni, binding.container) for label in (direct_mac, held_mac))
     back = (SetField("eth_dst", binding.mac),)
+    if actions := _towards(overlay, switch, tap, back):
+        yield Flow(FORWARD, 500, match(tunnel_id=binding.vni, eth_dst=held), actions, role=Role.HOLD)
     if actions := _towards(overlay, switch, binding.place, back):
         yield Flow(FORWARD, 500, match(tunnel_id=binding.vni, eth_dst=direct), actions, role=Role.HOLD)
     if tap.node != switch.node or tap.port not in switch.ports:

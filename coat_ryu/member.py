@@ -10,7 +10,7 @@ from ryu.lib import hub
 from coat_ryu import flows, wire
 from coat_ryu.errors import SwitchError, SwitchGone, SwitchTimeout
 from coat_ryu.flows_edge import ANSWER, ETH_IPV6, ICMPV6, SOLICITATION, TARGET_LINK_LAYER_ADDRESS
-from coat_ryu.model import tunnel_port
+from coat_ryu.model import Binding, tunnel_port
 from coat_ryu.openflow import COOKIE, COOKIE_MASK, Change, Flow, Key, Role, SetField, diff, keyed, match
 from coat_ryu.overlay import Overlay
 from coat_ryu.switches import Port, Switchboard
@@ -55,6 +55,7 @@ class Member:
         self.lagging = False  # whether a binding waits for another switch
         self.ports: dict[str, Port] = {}
         self.installed: dict[Key, Flow] = {}
+        self.lent: dict[Key, Flow] = {}  # what the node may write over ``installed`` by itself
         self.versions: dict[str, int] = {}
         self.wanted = 0
         self.repairs = 0
@@ -142,12 +143,38 @@ class Member:
             self._apply(self._moves(versions))
             self.versions = versions
 
+    def lend(self, old: Binding, new: Binding) -> tuple[Change, ...]:
+        """What turns one binding of a container into the other here, for the node to apply whenever it likes.
+
+        Raises as ``sync``.
+        """
+        with self.lock:
+            if not self.fresh:
+                self._learn()
+            have, want = (flows.container(self._plan.overlay, self._switch, binding) for binding in (old, new))
+            changes = diff(have, want)
+            self.lent = {change.flow.key: change.flow for change in changes}
+            return changes
+
+    def take_back(self, container: str, version: int | None) -> None:
+        """The node has applied what was lent, and the binding has this version; or None, and nobody knows whether it
+        has.
+        """
+        if version is None or not self.lent:  # or the switch was read in between, and put right
+            self.fresh = False
+        else:
+            self.installed.update(self.lent)
+        if version is not None:
+            self.versions[container] = version
+        self.lent = {}
+
     def audit(self) -> bool:
         """Looks at what the switch really holds; whether that is not what it should be. Raises as ``sync``."""
         with self.lock:
             entries = self._board.read(self.node)
             found = _ours(entries)
-            wrong = {key for key in {*found, *self.installed} if found.get(key) != self.installed.get(key)}
+            right = {**self.installed, **{key: flow for key, flow in self.lent.items() if found.get(key) == flow}}
+            wrong = {key for key in {*found, *right} if found.get(key) != right.get(key)}
             if wrong:
                 self.installed, self._basis = found, None
             self.denied = sum(entry.packets for entry in entries if entry.cookie & ~COOKIE_MASK == Role.DENY)
@@ -175,6 +202,7 @@ class Member:
 
     def _learn(self) -> None:
         """Reads what the switch holds, and what its datapath can do."""
+        self.lent = {}
         self.installed, self._basis = _ours(self._board.read(self.node)), None
         self.fresh = True
         self._describe(self._plan.advertise and self._can_advertise())

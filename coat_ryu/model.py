@@ -150,11 +150,12 @@ class Hold:
 
     While ``filling``, all frames for the container go into the tap. What the holder writes back comes out of the
     tap and goes to the binding's ``place``, wherever that is: the destination after a restore, the source after a
-    rollback.
+    rollback. ``turned``: frames go to ``place`` as ever, but its own switch sends them on to the tap.
     """
 
     tap: Place
     filling: bool
+    turned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from coat_ryu import memory
 from coat_ryu.containers import create_args, endpoint_args
 from coat_ryu.errors import CoatError, NodeUnreachable, SwitchError, SwitchTimeout
-from coat_ryu.fabric import Waiter
+from coat_ryu.fabric import Loan, Waiter
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
 from coat_ryu.moves import QUICK, Ahead, Move, Request, Tally
@@ -120,25 +120,37 @@ def _discard(move: Move, tally: Tally) -> None:
 
 
 def checkpoint(move: Move, tally: Tally) -> None:
-    ahead = Ahead(lambda: move.call(tally, move.source, "checkpoint", _checkpoint_args(move), move.bulk))
-    redirect_s = turn_away(move, move.waiting(filling=True))
-    _note_checkpoint(move, tally, ahead.result().result)
-    tally.detail["redirect_s"] = redirect_s
+    loan = move.fabric.lend(move.name)
+    args = _checkpoint_args(move, loan)
+    ahead = Ahead(lambda: move.call(tally, move.source, "checkpoint", args, move.bulk))
+    turned = turn_away(move, loan, move.waiting(filling=True))
+    _note_checkpoint(move, tally, {**ahead.result().result, **turned})
 
 
-def turn_away(move: Move, binding: Binding) -> float:
+def turn_away(move: Move, loan: Loan | None, binding: Binding) -> dict[str, Any]:
     """At the gate: the container is frozen, its sockets still answer, and from here on what arrives goes to the hold.
 
-    A gate that is not reached, for the checkpoint failed, is the checkpoint's own affair. Returns the seconds that
-    the switches took.
+    The source turns its own switch by what was lent to it; all others follow when they can. Where it could not, the
+    switches that matter are turned from here, and the gate is opened. One that is not reached, for the checkpoint
+    failed, is the checkpoint's own affair. Returns for the record who turned it, and the seconds that switches took.
     """
-    if move.source.call("freeze_wait", {"name": move.name}, move.bulk).result["frozen_at"] is None:
-        return 0.0
+    made = False
+    try:
+        at_gate = move.source.call("freeze_wait", {"name": move.name}, move.bulk).result
+        made = at_gate["turned_s"] is not None
+    finally:
+        if loan is not None:
+            (loan.made if made else loan.void)()
+    if made:
+        move.fabric.bind(binding)
+        return {"turned_by": "node", "redirect_s": at_gate["turned_s"]}
+    if at_gate["frozen_at"] is None:
+        return {"turned_by": None, "redirect_s": 0.0}
     began = time.monotonic()
     move.fabric.cut_over(binding, CUT_OVER_TIMEOUT)  # when this fails nobody is let through, and the container runs on
     took = time.monotonic() - began
     move.source.call("freeze_pass", {"name": move.name}, QUICK)
-    return took
+    return {"turned_by": "controller", "redirect_s": took}
 
 
 def undo_checkpoint(move: Move, tally: Tally) -> None:
@@ -222,11 +234,12 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     """
     to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
     waiting = ("receive_wait", {"transfer": move.transfer, "timeout": move.bulk})
-    verb, args = memory.checkpoint(move, {**_checkpoint_args(move), **_sending(move, to)})
+    loan = move.fabric.lend(move.name)
+    verb, args = memory.checkpoint(move, {**_checkpoint_args(move, loan), **_sending(move, to)})
     ahead = Ahead(lambda: move.destination.call("chain", move.chained(waiting, *_restoring(move)), move.bulk))
     try:
         sending_ahead = Ahead(lambda: move.source.call(verb, move.fenced(args), move.bulk))
-        redirect_s = turn_away(move, move.crossing(filling=True))
+        turned = turn_away(move, loan, move.crossing(filling=True))
         sent = sending_ahead.result()
     except CoatError as error:
         if isinstance(error, NodeUnreachable) and error.node == move.record.source:
@@ -240,7 +253,7 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     arrived, restored, released = received.result["steps"]
     here, there = move.source.remote.clock_offset, move.destination.remote.clock_offset
     tally = Tally(0.0, {})
-    _note_checkpoint(move, tally, {**dumped, "redirect_s": redirect_s})
+    _note_checkpoint(move, tally, {**dumped, **turned})
     ended("checkpoint", dumped["finished_at"] + here, tally)
     began("transfer", dumped["finished_at"] + here)
     move.record.checkpoint_bytes = passed["bytes"]
@@ -327,8 +340,11 @@ def _receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> R
     return "receive_open", {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
 
 
-def _checkpoint_args(move: Move) -> dict[str, Any]:
-    return {"name": move.name, "port": container_port(move.name)}
+def _checkpoint_args(move: Move, loan: Loan | None) -> dict[str, Any]:
+    args: dict[str, Any] = {"name": move.name, "port": container_port(move.name)}
+    if loan is not None:
+        args["turn"] = {"bridge": BRIDGE, "messages": [message.hex() for message in loan.messages]}
+    return args
 
 
 def _sending(move: Move, to: dict[str, Any]) -> dict[str, Any]:

@@ -33,20 +33,27 @@ POLL = 0.001
 
 
 @verb
-def checkpoint(*, name: Name, port: Ifname | None = None) -> dict[str, Any]:
+def checkpoint(*, name: Name, port: Ifname | None = None, turn: dict[str, Any] | None = None) -> dict[str, Any]:
     """Freezes the container and writes its state beside it, from where it can be sent or restored in place.
 
-    With ``port``, its interface on the bridge, it waits in between to be let through (``gate``).
+    With ``port``, its interface on the bridge, it waits in between to be let through, or opens the way with ``turn``
+    (``gate``).
     ``bytes`` is the checkpoint's size; ``frozen_at`` is the moment its processes stopped, ``finished_at`` the one
     when all was written, on the node's clock; ``criu`` CRIU's own statistics in microseconds; ``gate_s`` how long CRIU
     stood still at the gate.
     """
-    return _checkpoint(name, port, lambda where, stopped: contextlib.nullcontext())
+    return _checkpoint(name, port, turn, lambda where, stopped: contextlib.nullcontext())
 
 
 @verb
 def checkpoint_send(
-    *, name: Name, port: Ifname, transfer: TransferId, to: dict[str, Any], tls: dict[str, str]
+    *,
+    name: Name,
+    port: Ifname,
+    transfer: TransferId,
+    to: dict[str, Any],
+    tls: dict[str, str],
+    turn: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """As ``checkpoint``, and sends the state while it is written: ``checkpoint`` and ``sent`` are the two results."""
     sendings: list[Sending] = []
@@ -56,7 +63,7 @@ def checkpoint_send(
         sendings.append(Sending(where, stopped, lambda fill: send(transfer, to, tls, fill)))
         return sendings[0]
 
-    done = _checkpoint(name, port, beside)
+    done = _checkpoint(name, port, turn, beside)
     if not sendings or sendings[0].nothing_to_send:  # it was checkpointed before
         return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(place(name), sender))}
     return {"checkpoint": done, "sent": sendings[0].result()}
@@ -109,13 +116,13 @@ class Sending:
         return (self._where.bundle / DUMPED).exists()
 
 
-def _checkpoint(name: str, port: str | None, beside: Beside) -> dict[str, Any]:
+def _checkpoint(name: str, port: str | None, turn: dict[str, Any] | None, beside: Beside) -> dict[str, Any]:
     where = place(name)
     settings = [criu.network_lock()]
     stop: contextlib.AbstractContextManager[gate.Gate | None] = contextlib.nullcontext()
     if port is not None:
         settings.append(f"action-script={gate.install()}")
-        stop = gate.closed(name, where.bundle, port)
+        stop = gate.closed(name, where.bundle, port, turn)
     if where.mounted:  # what an earlier one left is not this one's
         state.remove_checkpoint(where)
     try:

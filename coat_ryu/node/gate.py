@@ -2,9 +2,10 @@
 
 Before CRIU freezes a container it runs the action script "pre-dump", in which ours freezes it (``freezer`` says why)
 and tells this hook so through a FIFO. From then on the frames can be redirected: it no longer answers, and none is lost
-yet. What its sockets still miss is waited for first (``gaps``). Before CRIU closes the sockets to the network it runs
-"network-lock" (criu(8), --action-script), in which ours waits at another FIFO until all that is done. All waits have an
-end: a controller that dies in between costs the container a moment, not its life.
+yet. What its sockets still miss is waited for first (``gaps``). Then the node turns its switch (``turn``), or else the
+controller does. Before CRIU closes the sockets to the network it runs "network-lock" (criu(8), --action-script), in
+which ours waits at another FIFO until all that is done. All waits have an end: a controller that dies in between costs
+the container a moment, not its life.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.gaps import Gaps
 from coat_ryu.node.process import remaining, write_if_other
+from coat_ryu.node.turn import Turn, made_ready
 from coat_ryu.node.verbs import Name, verb
 
 SCRIPT = Path("/run/coat/criu-action")
@@ -57,7 +59,7 @@ class Gate:
     """One checkpoint's. ``reached`` is set when the container is frozen, or when it is clear that it will not be.
 
     ``gaps_s`` is how long it was given to fill gaps, ``gaps_left`` how many connections had one when it was let
-    through.
+    through. ``turned_s`` is how long the node took to turn its switch, None when it did not.
     """
 
     def __init__(self) -> None:
@@ -65,7 +67,9 @@ class Gate:
         self.frozen_at: float | None = None
         self.gaps_s = 0.0
         self.gaps_left = 0
+        self.turned_s: float | None = None
         self._gaps: Gaps | None = None
+        self._turn: Turn | None = None
         self._let_through: int | None = None
         self._waiting_since = self._passed_at = 0.0
         self._lock = threading.Lock()
@@ -77,10 +81,10 @@ class Gate:
         waited = max(0.0, self._passed_at - self._waiting_since) if known else 0.0
         return {"gate_s": waited, "gaps_s": self.gaps_s, "gaps_left": self.gaps_left}
 
-    def open(self, gaps: Gaps, let_through: int) -> None:
+    def open(self, gaps: Gaps, turn: Turn | None, let_through: int) -> None:
         """From here on it can be passed: by a byte written to ``let_through``."""
         with self._lock:
-            self._gaps, self._let_through = gaps, let_through
+            self._gaps, self._turn, self._let_through = gaps, turn, let_through
 
     def close(self) -> None:
         with self._lock:
@@ -111,6 +115,12 @@ class Gate:
 
     def _fill(self, gaps: Gaps) -> None:
         self.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
+        if self._turn is not None:
+            began = time.monotonic()
+            with contextlib.suppress(OSError):
+                self._turn.make()
+                self.turned_s = time.monotonic() - began
+                self.let_pass()
         self.reached.set()
 
 
@@ -125,14 +135,15 @@ def install() -> Path:
 
 
 @contextlib.contextmanager
-def closed(name: str, bundle: Path, port: str) -> Iterator[Gate]:
+def closed(name: str, bundle: Path, port: str, turn: dict[str, Any] | None = None) -> Iterator[Gate]:
     """While this is open, a checkpoint of the container stops at the gate until it is let through, or time is up.
 
-    ``port`` is the container's on the bridge.
+    ``port`` is the container's on the bridge. ``turn``: ``bridge`` and ``messages`` that turn its frames away. When the
+    switch has confirmed these the gate opens by itself.
     """
     gate = _gate(name)
     try:
-        with contextlib.closing(Gaps(port)) as gaps, _watched(gate, gaps, bundle):
+        with contextlib.closing(Gaps(port)) as gaps, made_ready(turn) as ready, _watched(gate, gaps, ready, bundle):
             yield gate
     finally:
         with _lock:
@@ -141,7 +152,7 @@ def closed(name: str, bundle: Path, port: str) -> Iterator[Gate]:
 
 
 @contextlib.contextmanager
-def _watched(gate: Gate, gaps: Gaps, bundle: Path) -> Iterator[None]:
+def _watched(gate: Gate, gaps: Gaps, turn: Turn | None, bundle: Path) -> Iterator[None]:
     paths = [bundle / FROZEN, bundle / PASS]
     _remove([*paths, bundle / FREEZING])
     for path in paths:
@@ -149,7 +160,7 @@ def _watched(gate: Gate, gaps: Gaps, bundle: Path) -> Iterator[None]:
     # Both ends are ours as well, so that neither the script nor this thread can block in open(2) (fifo(7)).
     frozen, let_through = (os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for path in paths)
     ended, end = os.pipe2(os.O_CLOEXEC)
-    gate.open(gaps, let_through)
+    gate.open(gaps, turn, let_through)
     thread = threading.Thread(target=_listen, args=(gate, frozen, ended), daemon=True)
     thread.start()
     try:
@@ -186,12 +197,13 @@ def _remove(paths: list[Path]) -> None:
 def freeze_wait(*, name: Name) -> dict[str, Any]:
     """Answers when the container is frozen and waits at the gate. May be asked before its checkpoint begins.
 
-    ``frozen_at`` is None when the checkpoint ended without coming here.
+    ``frozen_at`` is None when the checkpoint ended without coming here, ``turned_s`` how long the node's switch took to
+    turn the frames away; None when that is left to the controller, and ``freeze_pass`` has to follow.
     """
     gate = _gate(name)
     if not gate.reached.wait(remaining()):
         raise Failure("timeout", f"name: {name} has not been frozen")
-    return {"frozen_at": gate.frozen_at}
+    return {"frozen_at": gate.frozen_at, "turned_s": gate.turned_s}
 
 
 @verb

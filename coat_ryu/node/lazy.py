@@ -152,6 +152,7 @@ def lazy_checkpoint(
     to: dict[str, Any],
     pages_to: dict[str, Any],
     tls: dict[str, str],
+    turn: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Freezes the container and sends its state but for its memory, which is offered to ``pages_to`` from now on.
 
@@ -170,7 +171,7 @@ def lazy_checkpoint(
     directory = _directory(transfer)
     order = {"to": pages_to, "tls": tls, "argv": argv, "id": where.id, "log": str(directory / "runtime.log")}
     try:
-        with criu.configured(name, *settings), gate.closed(name, where.bundle, port) as stopped:
+        with criu.configured(name, *settings), gate.closed(name, where.bundle, port, turn) as stopped:
             one = _pagers[transfer] = Pager(directory, "give", **order)
             one.hear()
     except Failure as failure:

@@ -51,10 +51,10 @@ def critical(record: dict[str, Any]) -> tuple[str, ...]:
     return tuple(step for step in steps if step not in SIDE_BY_SIDE or step == longest)
 
 
-def redirect_s(record: dict[str, Any]) -> float:
-    """Seconds that the frozen container waited at the gate for the switches: COAT's, though within the checkpoint."""
+def gate_s(record: dict[str, Any]) -> float:
+    """Seconds that CRIU stood still at the gate until frames were turned away: COAT's, though within the checkpoint."""
     details = [step["detail"] for step in record["steps"] if step["name"] == "checkpoint"]
-    return float(sum(detail.get("redirect_s", 0.0) for detail in details))
+    return float(sum(detail.get("gate_s", 0.0) for detail in details))
 
 
 def table_i(record: dict[str, Any], disruption_s: float) -> dict[str, float]:
@@ -73,7 +73,7 @@ def table_i(record: dict[str, Any], disruption_s: float) -> dict[str, float]:
         "disruption_s": disruption_s,
         "remote_share": control / disruption_s if disruption_s else 0.0,
         "coat_share": additions / coat if coat else 0.0,
-        "gate_share": (additions + redirect_s(record)) / coat if coat else 0.0,
+        "gate_share": (additions + gate_s(record)) / coat if coat else 0.0,
     }
 
 
@@ -107,7 +107,7 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "downtime_s": summary(record["downtime_s"] for record in records),
         "duration_s": summary(record["duration_s"] for record in records),
         "remote_overhead_s": summary(record["remote_overhead_s"] for record in records),
-        "redirect_s": summary(redirect_s(record) for record in records),
+        "gate_s": summary(gate_s(record) for record in records),
         "checkpoint_bytes": summary([record["checkpoint_bytes"] for record in records], "bytes"),
         "steps": steps,
     }

@@ -25,6 +25,8 @@ def test_ten_migrations_in_a_row_under_one_connection(lab: Lab, controller: Cont
     """There and back, in every mode; the capture at the client has no RST and no SYN but the first."""
     one = journey_in_time(controller, partial(workload, lab, kind), (MODES * 4)[:10], quick=30, slow=120)
     assert one.good, explain(one)
+    steps = [step for record in one.migrations for step in record["steps"] if step["name"] == "checkpoint"]
+    assert {step["detail"]["turned_by"] for step in steps} == {"node"}
 
 
 def test_every_byte_of_a_stream_survives_two_migrations(lab: Lab, controller: Controller, made: Any) -> None:

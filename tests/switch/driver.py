@@ -13,7 +13,7 @@ from typing import Any
 from ryu.lib import hub
 
 from coat_ryu.events import FabricApp
-from coat_ryu.fabric import Fabric
+from coat_ryu.fabric import Fabric, Loan
 from coat_ryu.listen import replace_servers
 
 replace_servers(None)  # as the application does
@@ -66,6 +66,8 @@ class Driver(FabricApp):
                 for name in method.split("."):
                     target = getattr(target, name)
                 result = target(*args, **kwargs) if callable(target) else target
+                if isinstance(result, Loan):
+                    self.fabric.loan, result = result, result.messages  # type: ignore[attr-defined]
                 send(peer, (True, None if hasattr(result, "wait") else result))
             except Exception as error:
                 send(peer, (False, error))

@@ -42,6 +42,7 @@ class FakeNode:
     giving: set[str] = field(default_factory=set)
     memory_lost: bool = False
     lazy_pages: str | None = None
+    turns: bool = True  # whether its switch can be turned by itself
     epochs: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -247,12 +248,12 @@ class FakeNode:
         return {"removed": True}
 
     def freeze_wait(self, name: str) -> Any:
-        return {"frozen_at": 10.0}
+        return {"frozen_at": 10.0, "turned_s": 0.001 if self.turns else None}
 
     def freeze_pass(self, name: str) -> Any:
         return {"passed": True}
 
-    def checkpoint(self, name: str, port: str) -> Any:
+    def checkpoint(self, name: str, port: str, turn: dict[str, Any] | None = None) -> Any:
         here = self.containers.get(name)
         if here is None or here["state"] not in ("running", "checkpointed"):
             raise self.fail(f"{name} does not run")
@@ -385,13 +386,25 @@ class FakeRemote:
         return {"connected": True, "error": None}
 
 
+class FakeLoan:
+    messages = (b"turn!",)
+
+    def __init__(self, fabric: "FakeFabric") -> None:
+        self._fabric = fabric
+
+    def made(self) -> None:
+        self._fabric.turned += 1
+
+    def void(self) -> None: ...
+
+
 class FakeFabric:
     """Remembers bindings; every switch follows at once."""
 
     def __init__(self) -> None:
         self.bindings: dict[str, Binding] = {}
         self.announced: list[Binding] = []
-        self.cut_overs = 0
+        self.cut_overs = self.turned = 0
 
     def bind(self, binding: Binding) -> "FakeFabric":
         self.bindings[binding.container] = binding
@@ -407,6 +420,9 @@ class FakeFabric:
         self.bindings[binding.container] = binding
 
     def wait_port(self, node: str, port: str, timeout: float) -> None: ...
+
+    def lend(self, container: str) -> "FakeLoan":
+        return FakeLoan(self)
 
     def announce(self, binding: Binding) -> int:
         self.announced.append(binding)

@@ -44,7 +44,8 @@ class Run:
     def allowed(self):
         versions = range(min(self.versions.values()), self.track.version + 1)
         known = [self.track.at(version) for version in versions]
-        return {binding.delivery for binding in known}
+        turned = {binding.hold.tap for binding in known if binding.hold and binding.hold.turned}
+        return {binding.delivery for binding in known} | turned
 
     def check(self):
         mover = self.track.newest
@@ -83,13 +84,22 @@ def next_bindings(now, nodes, number):
         place = Place(node, container_port(NAME))
         tap = Place(node, hold_port(NAME))
         both = tuple(dict.fromkeys((now.place, place)))
+        held = now.hold and replace(now.hold, turned=False)
         candidates += [
+            replace(now, hold=Hold(tap, filling=False, turned=True), origins=both),
             replace(now, hold=Hold(tap, True), origins=both),
             replace(now, hold=Hold(tap, False), origins=both),
             replace(now, place=place, origins=(place,), hold=Hold(tap, True)),
             replace(now, place=place, origins=(place,), hold=None),
-            replace(now, place=place, origins=both, hold=now.hold),
-            replace(now, place=place, origins=(place,), mac=mac(100 + number), former_macs=(now.mac, *now.former_macs)),
+            replace(now, place=place, origins=both, hold=held),
+            replace(
+                now,
+                place=place,
+                origins=(place,),
+                hold=held,
+                mac=mac(100 + number),
+                former_macs=(now.mac, *now.former_macs),
+            ),
         ]
     return candidates
 

@@ -32,7 +32,7 @@ SECONDS = {
 """Duration and remote overhead of each step of a migration that never was."""
 
 
-def record(mode: str, redirect_s: float = 0.0) -> dict[str, Any]:
+def record(mode: str, gate_s: float = 0.0) -> dict[str, Any]:
     steps = [
         {
             "name": name,
@@ -43,7 +43,7 @@ def record(mode: str, redirect_s: float = 0.0) -> dict[str, Any]:
         }
         for name, (duration, remote) in SECONDS.items()
     ]
-    steps[0]["detail"] = {"redirect_s": redirect_s}
+    steps[0]["detail"] = {"gate_s": gate_s}
     return {
         "mode": mode,
         "state": "succeeded",
@@ -84,7 +84,7 @@ def test_table_i_follows_the_paper_s_own_rules() -> None:
     assert sequential["total_s"] == pytest.approx(1.08)
     assert sequential["remote_share"] == pytest.approx(0.08)  # of the disruption
     assert sequential["coat_share"] == pytest.approx(0.04 + 0.18 + 0.03)  # of the COAT duration
-    prepared = table.table_i(record("prepared", redirect_s=0.038), disruption_s=0.8)
+    prepared = table.table_i(record("prepared", gate_s=0.038), disruption_s=0.8)
     assert prepared["coat_s"] == pytest.approx(0.38 + 0.09 + 0.28)
     assert prepared["coat_share"] == 0.0
     assert prepared["gate_share"] == pytest.approx(0.038 / 0.75)  # its wait for the switches, and nothing else

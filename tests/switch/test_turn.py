@@ -1,0 +1,131 @@
+"""A node turns its own switch by what the controller lent it: on three real switches in a row, as in test_cutover."""
+
+import contextlib
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+
+from coat_ryu.flows import held_mac
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.turn import Turn, made_ready
+from tests.switch.scene import LINE, eventually, held
+from tests.switch.test_cutover import MOVED, MOVER, PEER, SETTLE, Row, far_ovs  # noqa: F401
+
+BOTH = (*MOVER.origins, *MOVED.origins)
+EXPECTED = replace(MOVER, origins=BOTH, hold=held(MOVER, "c", False))
+FILLING = replace(MOVED, origins=BOTH, hold=held(MOVER, "c", True))
+
+
+@pytest.fixture
+def row(ovs, far_ovs, controller, openflow_port, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("OVS_RUNDIR", str(ovs.directory))
+    fabric = controller(LINE, [MOVER, PEER], audit_interval=0.2, timeout=2.0)
+    standing = Row(ovs, far_ovs, fabric, f"tcp:127.0.0.1:{openflow_port}")
+    fabric.settle(["a", "b", "c"], SETTLE)
+    fabric.cut_over(EXPECTED, 10)
+    fabric.settle(["a", "b", "c"], SETTLE)
+    yield standing
+    standing.remove()
+
+
+def turn(messages):
+    with contextlib.closing(Turn("a", [message.hex() for message in messages])) as ready:
+        ready.make()
+
+
+def repairs(row):
+    return [row.fabric.node_status(node)["repairs"] for node in "abc"]
+
+
+def test_the_place_s_switch_alone_sends_into_the_hold(row):
+    messages = row.fabric.lend("mover")
+    assert [row.sends(node) for node in "abc"] == ["c-mover", "t-a", "t-b"]
+    turn(messages)
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-a", "t-b"]
+    label = replace(MOVER, mac=held_mac(42, "mover"))
+    assert f"set_field:{label.mac}->eth_dst" in "".join(row.ovs["a"].flows("a", f"table=4,dl_dst={MOVER.mac}"))
+    assert [row.sends(node, label) for node in "abc"] == ["t-b", "t-c", "h-mover"]
+    assert f"set_field:{MOVER.mac}->eth_dst" in "".join(row.ovs["c"].flows("c", f"table=4,dl_dst={label.mac}"))
+    time.sleep(1.0)  # a few audits: what was lent is nobody's tampering, whether it was applied or not
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-a", "t-b"]
+    row.fabric.call("loan.made")
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-a", "t-b"]
+    row.fabric.bind(FILLING)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-c", "h-mover"]
+    row.fabric.cut_over(replace(FILLING, hold=held(MOVER, "c", False)), 10)
+    row.fabric.bind(MOVED)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-c", "c-mover"]
+    assert repairs(row) == [0, 0, 0]
+
+
+def test_a_turn_can_be_taken_back(row):
+    turn(row.fabric.lend("mover"))
+    row.fabric.call("loan.made")
+    row.fabric.cut_over(MOVER, 10)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert [row.sends(node) for node in "abc"] == ["c-mover", "t-a", "t-b"]
+    assert repairs(row) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_where_nobody_knows_the_switch_is_asked(row, applied):
+    messages = row.fabric.lend("mover")
+    if applied:
+        turn(messages)
+    row.fabric.call("loan.void")
+    eventually(lambda: row.sends("a") == "c-mover", "frames go to the place again")
+    row.fabric.cut_over(FILLING, 10)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-c", "h-mover"]
+
+
+def test_a_switch_that_came_back_in_between_is_asked_too(row):
+    messages = row.fabric.lend("mover")
+    turn(messages)
+    row.disconnect("a")
+    row.connect("a")
+    row.fabric.settle(["a"], SETTLE)  # and it was put right, for nobody had said that it was turned
+    row.fabric.call("loan.made")
+    row.fabric.bind(FILLING)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert [row.sends(node) for node in "abc"] == ["t-b", "t-c", "h-mover"]
+
+
+def test_nothing_is_lent_without_a_hold_that_all_on_the_way_know(row):
+    row.fabric.bind(MOVER)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert row.fabric.lend("mover") is None
+    row.disconnect("b")
+    row.fabric.bind(EXPECTED)
+    assert row.fabric.lend("mover") is None
+
+
+def test_a_change_that_the_switch_refuses_is_told(row):
+    (message,) = row.fabric.lend("mover")
+    broken = bytearray(message)
+    broken[24] = 255  # its table: all of them, which no addition may name
+    with pytest.raises(OSError, match="refuses"):
+        turn([bytes(broken)])
+
+
+def test_no_switch_is_no_turn_and_a_bad_order_a_clear_error(row, tmp_path):
+    with made_ready(None) as nothing, made_ready({"bridge": "nowhere", "messages": ["04" * 8]}) as neither:
+        assert nothing is None and neither is None
+    with pytest.raises(Failure, match="messages"), made_ready({"bridge": "a", "messages": ["xy"]}):
+        pass
+
+
+def test_a_switch_that_says_nothing_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVS_RUNDIR", str(tmp_path))
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "a.mgmt"))
+        mute.listen()
+        began = time.monotonic()
+        with made_ready({"bridge": "a", "messages": ["04" * 8]}) as ready:
+            assert ready is None
+        assert time.monotonic() - began < 5
