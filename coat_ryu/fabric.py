@@ -1,9 +1,9 @@
 """Keeps every connected switch equal to what ``flows`` computes, and moves containers between places in the right
 order.
 
-One greenthread per switch does all of it the same way, whatever the occasion (a switch connects, a port appears, a
-binding changes, somebody tampers): compute what is wanted, compare with what is there, apply the difference. A cut-over
-goes the same way, only in order and for one container.
+Whatever the occasion (a switch connects, a port appears, a binding changes, somebody tampers), what is wanted is
+computed, compared with what is there, and the difference applied (``keeper``, ``member``). A cut-over goes the same
+way, only in order and for one container.
 """
 
 import logging
@@ -17,10 +17,11 @@ from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER
 from ryu.lib import hub
 
 from coat_ryu import cutover, frames, wire
-from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
+from coat_ryu.errors import NotFound
 from coat_ryu.feed import Tell, silent
 from coat_ryu.flows_edge import ipv6_addresses
 from coat_ryu.flowview import as_ofctl
+from coat_ryu.keeper import Keeper
 from coat_ryu.member import Member, Plan
 from coat_ryu.model import Binding, Topology
 from coat_ryu.openflow import Key
@@ -30,10 +31,6 @@ from coat_ryu.tracks import Track
 
 LOG = logging.getLogger(__name__)
 
-SLOTS = 3
-"""Switches resynchronised at the same time: more would not be faster, and would keep everybody else waiting."""
-
-FIRST_RETRY, LAST_RETRY = 0.2, 30.0
 REROUTE_DELAY = 0.02  # the ports of one node mostly come and go together
 
 
@@ -45,7 +42,7 @@ class Waiter:
 
     def wait(self, timeout: float) -> None:
         """Until every connected switch has it. Raises SwitchTimeout after ``timeout`` seconds."""
-        self._fabric._until(self._done, timeout, self._what)
+        self._fabric._keeper.until(self._done, timeout, self._what)
 
 
 class Loan:
@@ -63,7 +60,7 @@ class Loan:
     def void(self) -> None:
         """It has not, or nobody knows: the switch is looked at again."""
         self._member.take_back(self._old.container, None)
-        self._fabric._mark([self._member.node])
+        self._fabric.doubt(self._member.node)
 
 
 class Fabric:
@@ -87,7 +84,6 @@ class Fabric:
     ) -> None:
         names = {int(node.switch, 16): node.name for node in topology.nodes}
         self.board = Switchboard(names, timeout=timeout, bundles=bundles)
-        self.is_ready = False
         self._weights = tunnels(topology)
         vnis = tuple(network.vni for network in topology.networks)
         self._plan = Plan(Overlay.of(topology), vnis, advertise=advertise)
@@ -98,52 +94,44 @@ class Fabric:
         self._moving: dict[str, Any] = {}
         self._dead_ends: set[tuple[str, str]] = set()
         self._reroute = hub.Event()
-        self._marked = hub.Event()
-        self._changed = hub.Event()
-        self._slots = hub.Semaphore(SLOTS)
-        self._audit_interval = audit_interval
-        self._threads: list[Any] = []
-        self._workers: dict[str, Any] = {}
+        self._keeper = Keeper(self._plan, audit_interval)
+        self._router: Any = None
         self.tell: Tell = silent
 
     # --- life
 
     def start(self) -> None:
-        for member in self._members.values():
-            self._workers[member.node] = hub.spawn(self._work, member)
-        own = (self._work_on_marks, self._work_on_routes, self._work_on_audits)
-        self._threads += [hub.spawn(work) for work in own]
+        self._keeper.start()
+        self._router = hub.spawn(self._work_on_routes)
 
     def stop(self) -> None:
         """Ends the greenthreads; the flows stay in the switches, and traffic goes on."""
-        for thread in (*self._threads, *self._workers.values()):
-            hub.kill(thread)
-        self._threads.clear()
-        self._workers.clear()
+        self._keeper.stop()
+        if self._router is not None:
+            hub.kill(self._router)
 
     def adopt(self, topology: Topology) -> None:
         """Follows a new topology: switches come and go, tunnels and networks change."""
         names = {node.name: int(node.switch, 16) for node in topology.nodes}
         for node, member in list(self._members.items()):
             if names.get(node) != member.dpid:
-                hub.kill(self._workers.pop(node))
+                self._keeper.remove(node)
                 del self._members[node]
         self.board.rename({dpid: name for name, dpid in names.items()})
         for node in names.keys() - self._members.keys():
             member = self._members[node] = Member(node, names[node], self.board, self._plan)
-            self._workers[node] = hub.spawn(self._work, member)
+            self._keeper.add(member)
         self._weights = tunnels(topology)
         self._plan.vnis = tuple(network.vni for network in topology.networks)
         self._dead_ends = set()
         self._plan.overlay = Overlay(self._members, self._weights)
         for member in self._connected_members():
             self._ports_changed(member.node)
-        self._mark(self._members)
+        self._keeper.mark(self._members)
 
     def ready(self) -> None:
         """All bindings are known: from now on the switches are made equal to them."""
-        self.is_ready = True
-        self._mark(self._members)
+        self._keeper.begin()
 
     # --- what Ryu tells us; none of these blocks
 
@@ -158,7 +146,7 @@ class Fabric:
             LOG.warning("switch of %s disconnected; its flows stay as they are", node)
             self.tell("node", node=node, switch_connected=False)
             self._members[node].fresh = False
-            self._notify()
+            self._keeper.notify()
 
     def on_port(self, event: Any) -> None:
         if node := self.board.on_port(event.msg):
@@ -171,7 +159,7 @@ class Fabric:
         node = self.board.node_of(event.msg.datapath)
         removed = wire.decode_flow_removed(bytes(event.msg.buf))
         if node and removed and self._members[node].removed(Key(*removed)):
-            self._mark([node])
+            self._keeper.mark([node])
 
     def on_packet_in(self, event: Any) -> None:
         """A neighbour solicitation from a switch that cannot answer it by flow."""
@@ -207,11 +195,11 @@ class Fabric:
             self._births += 1
             track = self._tracks[name] = Track(binding, self._births << 32)
             self._tell_binding(binding)
-            self._mark(self._members)
+            self._keeper.mark(self._members)
         elif track.newest != binding:
             for step in cutover.stages(track.newest, binding):
                 self._push(track, step)
-            self._mark(self._members)
+            self._keeper.mark(self._members)
         version = track.version
         return Waiter(self, lambda: self._everywhere(name, version), f"the binding of {name}")
 
@@ -219,7 +207,7 @@ class Fabric:
         """Removes a binding; nothing happens when there is none."""
         if self._tracks.pop(container, None):
             self.tell("binding", container=container, node=None, port=None, mac=None, holding=False)
-            self._mark(self._members)
+            self._keeper.mark(self._members)
 
         def gone() -> bool:
             return container in self._tracks or all(
@@ -246,7 +234,7 @@ class Fabric:
                     for node in order:
                         self._advance(self._members[node], track, version, deadline)
             finally:
-                self._mark(self._members)
+                self._keeper.mark(self._members)
 
     def lend(self, container: str) -> Loan | None:
         """What turns a container's frames into its hold, which is known and not filling yet; None when it is not.
@@ -259,9 +247,14 @@ class Fabric:
         turned = replace(now, hold=replace(now.hold, turned=True))
         version = self._tracks[container].version
         way = self._plan.overlay.path(now.place.node, now.hold.tap.node)
-        if any(self._members[node].versions.get(container) != version for node in way):
+        if not way or any(self._members[node].versions.get(container) != version for node in way):
             return None
         return Loan(self, now, turned)
+
+    def doubt(self, node: str) -> None:
+        """The node may have applied what was lent to it when nobody listened any more: its switch is read again."""
+        self._member(node).fresh = False
+        self._keeper.mark([node])
 
     def announce(self, binding: Binding) -> int:
         """Tells every container of the network, at its own port, which MAC the binding has now; returns how many."""
@@ -285,12 +278,12 @@ class Fabric:
         """Until the switches of these nodes are connected and hold exactly what is wanted. Raises SwitchTimeout."""
         members = [self._member(node) for node in nodes]
         what = "the switches of " + ", ".join(member.node for member in members)
-        self._until(lambda: self.is_ready and all(member.settled for member in members), timeout, what)
+        self._keeper.until(lambda: self._keeper.is_ready and all(member.settled for member in members), timeout, what)
 
     def wait_port(self, node: str, port: str, timeout: float) -> None:
         """Until the switch of a node has a port. Raises SwitchTimeout."""
         member = self._member(node)
-        self._until(lambda: port in member.ports, timeout, f"port {port} of {node}")
+        self._keeper.until(lambda: port in member.ports, timeout, f"port {port} of {node}")
 
     # --- looking
 
@@ -301,7 +294,7 @@ class Fabric:
     def status(self) -> dict[str, Any]:
         """All of it, for people and for ``/v1.0/topology``."""
         return {
-            "ready": self.is_ready,
+            "ready": self._keeper.is_ready,
             "nodes": {node: self.node_status(node) for node in self._members},
             "tunnels": [self._tunnel_status(ends, weight) for ends, weight in self._weights.items()],
             "partitions": [list(group) for group in self._plan.overlay.partitions()],
@@ -309,7 +302,7 @@ class Fabric:
         }
 
     def node_status(self, node: str) -> dict[str, Any]:
-        return self._member(node).status(self.is_ready)
+        return self._member(node).status(self._keeper.is_ready)
 
     def denied(self, node: str) -> int:
         """Packets dropped at the ports of a node because their source was not the port's own, as of the last audit."""
@@ -325,48 +318,16 @@ class Fabric:
                 return [as_ofctl(entry) for entry in self.board.read(member.node, ours_only=False)]
         raise NotFound(f"no node has a switch with the datapath id {dpid}")
 
-    # --- inside: one switch
-
-    def _work(self, member: Member) -> None:
-        delay = FIRST_RETRY
-        while True:
-            member.wake.wait()
-            member.wake.clear()
-            if not self.is_ready or not member.connected:
-                continue
-            try:
-                with self._slots:
-                    hub.sleep(0)  # a switch without changes would not wait for anything, nor would the next hundred
-                    member.dirty = False
-                    self._sync(member)
-                delay, member.error = FIRST_RETRY, None
-            except SwitchGone:
-                continue  # it marks itself when it is back
-            except SwitchError as error:
-                LOG.warning("%s; next try in %.1f s", error, delay)
-                member.fresh, member.error = False, str(error)
-                hub.sleep(delay)
-                delay = min(2 * delay, LAST_RETRY)
-                self._mark([member.node])
-            except Exception as error:  # a defect here must not end the care for this switch
-                LOG.exception("could not bring the switch of %s up to date", member.node)
-                member.fresh, member.error = False, f"internal error: {error}"
-                hub.sleep(LAST_RETRY)
-                self._mark([member.node])
-
-    def _sync(self, member: Member) -> None:
-        if member.sync():
-            self._mark(peer for peer in self.neighbours(member.node) if self._members[peer].lagging)
-        self._notify()
+    # --- inside
 
     def _advance(self, member: Member, track: Track, version: int, deadline: float) -> None:
         def may() -> bool:
             return member.reachable(track) >= version
 
         if not may():
-            self._mark(self._members)
+            self._keeper.mark(self._members)
             what = f"the switches between {member.node} and the new place of {track.newest.container}"
-            self._until(may, deadline - time.monotonic(), what)
+            self._keeper.until(may, deadline - time.monotonic(), what)
         member.advance(track, version)
 
     def _turned(self, old: Binding, new: Binding, member: Member) -> None:
@@ -381,8 +342,6 @@ class Fabric:
             for other in self._members.values():  # the same flows under another number
                 if other.versions.get(name) == version - 1:
                     other.versions[name] = version
-
-    # --- inside: all of them
 
     def _push(self, track: Track, step: Binding) -> int:
         if track.is_long:
@@ -410,8 +369,8 @@ class Fabric:
         if dead != before:
             self._dead_ends = self._dead_ends - before | dead
             self._reroute.set()
-        self._mark([node])
-        self._notify()
+        self._keeper.mark([node])
+        self._keeper.notify()
 
     def _work_on_routes(self) -> None:
         """A tunnel is dead when either end says so; a switch that is not connected keeps the last word it said."""
@@ -428,21 +387,8 @@ class Fabric:
                 self.tell("tunnel", between=list(ends), up=ends not in dead)
             parts = self._plan.overlay.partitions()
             LOG.warning("tunnels down: %s; partitions: %d", sorted(dead) or "none", len(parts))
-            self._mark(self._members)
-            self._notify()
-
-    def _work_on_audits(self) -> None:
-        while True:
-            hub.sleep(self._audit_interval)
-            for member in list(self._members.values()):
-                if not self.is_ready or not member.fresh or not member.connected:
-                    continue
-                try:
-                    with self._slots:
-                        if member.audit():
-                            self._mark([member.node])
-                except SwitchError as error:
-                    LOG.warning("could not look at what the switch of %s holds: %s", member.node, error)
+            self._keeper.mark(self._members)
+            self._keeper.notify()
 
     def _everywhere(self, name: str, version: int) -> bool:
         return name not in self._tracks or all(
@@ -460,30 +406,3 @@ class Fabric:
     def _tunnel_status(self, ends: Pair, weight: float) -> dict[str, Any]:
         down = [node for node, peer in (ends, ends[::-1]) if (node, peer) in self._dead_ends]
         return {"between": list(ends), "weight": weight, "up": not down, "down_at": down}
-
-    def _mark(self, nodes: Iterable[str]) -> None:
-        for node in nodes:
-            self._members[node].dirty = True
-        self._marked.set()
-
-    def _work_on_marks(self) -> None:
-        """Waking hundreds takes milliseconds, for which nobody has to wait who only marks them."""
-        while True:
-            self._marked.wait()
-            self._marked.clear()
-            for member in self._members.values():
-                if member.dirty:
-                    member.wake.set()
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, hub.Event()
-        changed.set()
-
-    def _until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
-        deadline = time.monotonic() + timeout
-        while not done():
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._changed.wait(left):
-                if done():
-                    return
-                raise SwitchTimeout(f"waited {timeout:.1f} s in vain for {what}")

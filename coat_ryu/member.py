@@ -157,9 +157,7 @@ class Member:
             return changes
 
     def take_back(self, container: str, version: int | None) -> None:
-        """The node has applied what was lent, and the binding has this version; or None, and nobody knows whether it
-        has.
-        """
+        """The node has applied what was lent, and the binding has this version; or None, and nobody knows."""
         if version is None or not self.lent:  # or the switch was read in between, and put right
             self.fresh = False
         else:

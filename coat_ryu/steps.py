@@ -157,6 +157,7 @@ def undo_checkpoint(move: Move, tally: Tally) -> None:
     """The container runs on at the source, from its own checkpoint. A copy that was never stopped is left alone."""
     _endpoint(move, tally, move.source, move.spec)
     memory.undo_checkpoint(move, tally)
+    move.fabric.doubt(move.record.source)  # it heard the fence, and turns nothing any more
     here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
     if here is not None and here["state"] in ("running", "paused"):
         move.call(tally, move.source, "thaw", {"name": move.name})
@@ -271,6 +272,7 @@ def finish(move: Move, tally: Tally) -> None:
     """Frames take the direct way again and nothing is left of the old place."""
     if move.found_running:
         move.call(tally, move.destination, memory.restore(move), _restore_args(move), move.bulk)
+        move.fabric.doubt(move.record.source)
     discard = ("transfer_discard", {"transfer": move.transfer})
     memory.finish(move, tally)
     settled = _straighten(move, tally, discard)

@@ -18,10 +18,15 @@ EXPECTED = replace(MOVER, origins=BOTH, hold=held(MOVER, "c", False))
 FILLING = replace(MOVED, origins=BOTH, hold=held(MOVER, "c", True))
 
 
+SELDOM = 600.0
+often = pytest.mark.parametrize("row", [0.2], indirect=True)
+"""Seconds between two audits: seldom, they put nothing right that something else should."""
+
+
 @pytest.fixture
-def row(ovs, far_ovs, controller, openflow_port, monkeypatch):  # noqa: F811
+def row(ovs, far_ovs, controller, openflow_port, monkeypatch, request):  # noqa: F811
     monkeypatch.setenv("OVS_RUNDIR", str(ovs.directory))
-    fabric = controller(LINE, [MOVER, PEER], audit_interval=0.2, timeout=2.0)
+    fabric = controller(LINE, [MOVER, PEER], audit_interval=getattr(request, "param", SELDOM), timeout=2.0)
     standing = Row(ovs, far_ovs, fabric, f"tcp:127.0.0.1:{openflow_port}")
     fabric.settle(["a", "b", "c"], SETTLE)
     fabric.cut_over(EXPECTED, 10)
@@ -39,6 +44,7 @@ def repairs(row):
     return [row.fabric.node_status(node)["repairs"] for node in "abc"]
 
 
+@often
 def test_the_place_s_switch_alone_sends_into_the_hold(row):
     messages = row.fabric.lend("mover")
     assert [row.sends(node) for node in "abc"] == ["c-mover", "t-a", "t-b"]
@@ -82,6 +88,15 @@ def test_where_nobody_knows_the_switch_is_asked(row, applied):
     row.fabric.cut_over(FILLING, 10)
     row.fabric.settle(["a", "b", "c"], SETTLE)
     assert [row.sends(node) for node in "abc"] == ["t-b", "t-c", "h-mover"]
+
+
+def test_a_turn_that_comes_when_nobody_counts_on_it_is_found(row):
+    messages = row.fabric.lend("mover")
+    row.fabric.call("loan.void")
+    row.fabric.settle(["a"], SETTLE)
+    turn(messages)
+    row.fabric.doubt("a")
+    eventually(lambda: row.sends("a") == "c-mover", "frames go to the place again")
 
 
 def test_a_switch_that_came_back_in_between_is_asked_too(row):

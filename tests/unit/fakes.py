@@ -404,6 +404,7 @@ class FakeFabric:
     def __init__(self) -> None:
         self.bindings: dict[str, Binding] = {}
         self.announced: list[Binding] = []
+        self.doubted: list[str] = []
         self.cut_overs = self.turned = 0
 
     def bind(self, binding: Binding) -> "FakeFabric":
@@ -423,6 +424,9 @@ class FakeFabric:
 
     def lend(self, container: str) -> "FakeLoan":
         return FakeLoan(self)
+
+    def doubt(self, node: str) -> None:
+        self.doubted.append(node)
 
     def announce(self, binding: Binding) -> int:
         self.announced.append(binding)
