@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coat_ryu import logs, recovery, saga, steps
+from coat_ryu import logs, recovery, saga, steps, together
 from coat_ryu.containers import Containers
 from coat_ryu.errors import CoatError, MemoryLost
 from coat_ryu.feed import Tell, silent
@@ -169,6 +169,9 @@ class Runner:
                 ahead.settle()
             for ahead in running:
                 ahead.result()
+        elif batch.pace == "in_one":
+            self._refuse_if_aborted(move)
+            self._in_one(move, batch)
         elif batch.pace == "handed_ahead":
             self._refuse_if_aborted(move)
             move.handed_ahead.set()
@@ -196,6 +199,21 @@ class Runner:
         self._persist(lambda: steps.DO[name](move, tally), attempts, begun)
         self._end(move, begun, began, self.clock(), tally)
 
+    def _in_one(self, move: Move, batch: Batch) -> None:
+        """Steps that are begun together; written down before the first of them, and each as it has ended."""
+        began = self.clock()
+        begun = {name: self._begin(move, name, began) for name in batch.steps}
+
+        def ended(name: str, tally: Tally, since: float | None = None, until: float | None = None) -> None:
+            step = begun[name]
+            step.detail.update(tally.detail)
+            if since is not None:
+                step.started_at = timestamp(since)
+            self._end(move, step, began if since is None else since, until or self.clock(), tally)
+
+        attempts = ATTEMPTS if move.record.past_pivot else 1
+        self._persist(lambda: together.DO[batch.steps](move, ended), attempts, begun[batch.steps[-1]])
+
     def _persist(self, work: Callable[[], None], attempts: int = ATTEMPTS, step: StepRecord | None = None) -> None:
         for attempt in range(1, attempts + 1):
             if step is not None:
@@ -221,7 +239,7 @@ class Runner:
             self._end(move, step, since, at, tally)
 
         began("checkpoint", self.clock())
-        steps.relay(move, began, ended)
+        together.relay(move, began, ended)
 
     def _begin(self, move: Move, name: str, at: float) -> StepRecord:
         step = StepRecord(name=name, node=move.record.node_of(name), started_at=timestamp(at))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from coat_ryu.model import MacPolicy, Memory, Mode, State
 
 Site = Literal["source", "destination", "controller"]
-Pace = Literal["one_by_one", "side_by_side", "handed_ahead"]
+Pace = Literal["one_by_one", "side_by_side", "in_one", "handed_ahead"]
 
 PIVOT = "restore"
 
@@ -55,8 +55,8 @@ STEPS = {
 class Batch:
     """Steps that belong together in time.
 
-    ``side_by_side`` steps run at once; steps ``handed_ahead`` are given to both nodes before the first of them starts,
-    and the nodes drive each other.
+    Those ``side_by_side`` run at once, those ``in_one`` are asked for together, those ``handed_ahead`` are given to
+    both nodes before the first of them starts, and the nodes drive each other.
     """
 
     steps: tuple[str, ...]
@@ -76,9 +76,11 @@ PLANS: dict[Mode, tuple[Batch, ...]] = {
         Batch(("flow_update", "restore", "finish")),
     ),
     "prepared": (
-        Batch(("preflight", "image", "hold", "create_namespace", "prepare", "flow_update")),
+        Batch(("preflight", "image")),
+        Batch(("hold", "create_namespace", "prepare"), "in_one"),
+        Batch(("flow_update",)),
         Batch(("checkpoint", "transfer", "restore"), "handed_ahead"),
-        Batch(("clear_namespace", "finish")),
+        Batch(("clear_namespace", "finish"), "in_one"),
     ),
 }
 
@@ -88,7 +90,7 @@ def plan(mode: Mode, memory: Memory = "full") -> tuple[Batch, ...]:
     if memory != "lazy":
         return PLANS[mode]
     *before, last = PLANS[mode]
-    return (*before, Batch(("pages", *last.steps), last.pace))
+    return (*before, Batch(("pages",)), last)
 
 
 class StepRecord(BaseModel):

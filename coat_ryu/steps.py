@@ -11,7 +11,7 @@ from typing import Any
 
 from coat_ryu import memory
 from coat_ryu.containers import create_args, endpoint_args
-from coat_ryu.errors import CoatError, NodeUnreachable, SwitchError, SwitchTimeout
+from coat_ryu.errors import SwitchError, SwitchTimeout
 from coat_ryu.fabric import Loan, Waiter
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
@@ -72,14 +72,7 @@ def image(move: Move, tally: Tally) -> None:
 
 def hold(move: Move, tally: Tally) -> None:
     """A queue at the destination, known to the switches. It fills from the freeze on."""
-    args = {
-        "bridge": BRIDGE,
-        "port": move.tap.port,
-        "max_packets": move.hold_packets,
-        "max_bytes": move.hold_bytes,
-        "mtu": move.inner_mtu,
-    }
-    move.call(tally, move.destination, "hold_open", args)
+    move.call_all(tally, move.destination, hold_request(move))
     move.fabric.wait_port(move.tap.node, move.tap.port, PORT_TIMEOUT)
     move.fabric.cut_over(move.waiting(filling=False), CUT_OVER_TIMEOUT)
 
@@ -90,19 +83,6 @@ def undo_hold(move: Move, tally: Tally) -> None:
     _count(move, move.tidy(tally, move.destination, "hold_release", {"port": move.tap.port}))
     _count(move, move.tidy(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}))
     move.fabric.bind(move.at_source())
-
-
-def prepare(move: Move, tally: Tally) -> None:
-    """Container and restore stand ready at the destination, and both ends of the transfer are connected."""
-    receiving = _receiving(move, move.transfer, move.identities()[1], "state")
-    requests = [("container_create", create_args(move.moved_spec)), receiving]
-    if not memory.is_lazy(move):
-        requests.append(("restore_open", _restore_args(move)))
-    port = move.call_all(tally, move.destination, *requests, timeout=move.bulk)[1]["port"]
-    to = tally.detail["to"] = {"address": receiving[1]["address"], "port": port}
-    if memory.is_lazy(move):
-        return memory.prepare(move, tally)
-    tally.detail.update(move.call(tally, move.source, "send_open", _sending(move, to)).result)
 
 
 def undo_prepare(move: Move, tally: Tally) -> None:
@@ -121,10 +101,10 @@ def _discard(move: Move, tally: Tally) -> None:
 
 def checkpoint(move: Move, tally: Tally) -> None:
     loan = move.fabric.lend(move.name)
-    args = _checkpoint_args(move, loan)
+    args = checkpoint_args(move, loan)
     ahead = Ahead(lambda: move.call(tally, move.source, "checkpoint", args, move.bulk))
     turned = turn_away(move, loan, move.waiting(filling=True))
-    _note_checkpoint(move, tally, {**ahead.result().result, **turned})
+    note_checkpoint(move, tally, {**ahead.result().result, **turned})
 
 
 def turn_away(move: Move, loan: Loan | None, binding: Binding) -> dict[str, Any]:
@@ -162,7 +142,7 @@ def undo_checkpoint(move: Move, tally: Tally) -> None:
     if here is not None and here["state"] in ("running", "paused"):
         move.call(tally, move.source, "thaw", {"name": move.name})
         return
-    args = {**_restore_args(move), "transfer": None}
+    args = {**restore_args(move), "transfer": None}
     move.call(tally, move.source, "restore", args, move.bulk)
 
 
@@ -178,7 +158,7 @@ def undo_clear_namespace(move: Move, tally: Tally) -> None:
 
 def transfer(move: Move, tally: Tally) -> None:
     to = _receive(move, tally, move.transfer, move.identities()[1], "state")
-    sent = move.call(tally, move.source, "send_state", {"name": move.name, **_sending(move, to)}, move.bulk).result
+    sent = move.call(tally, move.source, "send_state", {"name": move.name, **sending(move, to)}, move.bulk).result
     waiting = {"transfer": move.transfer, "timeout": QUICK}
     move.call(tally, move.destination, "receive_wait", waiting, move.bulk)
     move.record.checkpoint_bytes = sent["bytes"]
@@ -215,8 +195,8 @@ def undo_flow_update(move: Move, tally: Tally) -> None:
 def restore(move: Move, tally: Tally) -> None:
     """The container runs again, and is given what waited for it."""
     create = ("container_create", create_args(move.moved_spec))
-    restored, released = move.call_all(tally, move.destination, create, *_restoring(move), timeout=move.bulk)[-2:]
-    _note_restore(move, tally, restored, released)
+    restored, released = move.call_all(tally, move.destination, create, *restoring(move), timeout=move.bulk)[-2:]
+    note_restore(move, tally, restored, released)
 
 
 def undo_restore(move: Move, tally: Tally) -> None:
@@ -225,60 +205,29 @@ def undo_restore(move: Move, tally: Tally) -> None:
     remove(tally, move.destination, "container_remove", {"name": move.name})
 
 
-# ---- the same three steps, handed to both nodes before the first starts
-
-
-def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str, float, Tally], None]) -> None:
-    """Checkpoint, transfer and restore; the nodes drive each other and the controller only watches.
-
-    ``began(step, at)`` and ``ended(step, at, tally)`` are told of each step, in order, on the controller's clock.
-    """
-    to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
-    waiting = ("receive_wait", {"transfer": move.transfer, "timeout": move.bulk})
-    loan = move.fabric.lend(move.name)
-    verb, args = memory.checkpoint(move, {**_checkpoint_args(move, loan), **_sending(move, to)})
-    ahead = Ahead(lambda: move.destination.call("chain", move.chained(waiting, *_restoring(move)), move.bulk))
-    try:
-        sending_ahead = Ahead(lambda: move.source.call(verb, move.fenced(args), move.bulk))
-        turned = turn_away(move, loan, move.crossing(filling=True))
-        sent = sending_ahead.result()
-    except CoatError as error:
-        if isinstance(error, NodeUnreachable) and error.node == move.record.source:
-            ahead.settle(DELIVERY_PATIENCE)  # the nodes need no controller for what they were handed
-        # the receiver waits for a state that will not come
-        move.destination.call("transfer_discard", move.fenced({"transfer": move.transfer}), QUICK)
-        ahead.settle()
-        raise
-    received = ahead.result()
-    dumped, passed = sent.result["checkpoint"], sent.result["sent"]
-    arrived, restored, released = received.result["steps"]
-    here, there = move.source.remote.clock_offset, move.destination.remote.clock_offset
-    tally = Tally(0.0, {})
-    _note_checkpoint(move, tally, {**dumped, **turned})
-    ended("checkpoint", dumped["finished_at"] + here, tally)
-    began("transfer", dumped["finished_at"] + here)
-    move.record.checkpoint_bytes = passed["bytes"]
-    ended("transfer", arrived["finished_at"] + there, Tally(0.0, dict(passed)))
-    began("restore", restored["started_at"] + there)
-    tally = Tally(sent.remote_overhead_s, {})
-    _note_restore(move, tally, restored["result"], released["result"])
-    ended("restore", restored["finished_at"] + there, tally)
-
-
 # ---- after the pivot
 
 
 def finish(move: Move, tally: Tally) -> None:
     """Frames take the direct way again and nothing is left of the old place."""
     if move.found_running:
-        move.call(tally, move.destination, memory.restore(move), _restore_args(move), move.bulk)
+        move.call(tally, move.destination, memory.restore(move), restore_args(move), move.bulk)
         move.fabric.doubt(move.record.source)
-    discard = ("transfer_discard", {"transfer": move.transfer})
+    settle_in(move, tally)
+    move.tidy(tally, move.source, "chain", move.chained(*leaving(move)))
+
+
+def settle_in(move: Move, tally: Tally) -> None:
+    """Of ``finish`` the part at the destination, and that of the switches and of the peers."""
     memory.finish(move, tally)
-    settled = _straighten(move, tally, discard)
+    settled = _straighten(move, tally, ("transfer_discard", {"transfer": move.transfer}))
     if move.new_mac != move.spec.mac:
         _tell_peers(move, tally, settled)
-    move.tidy(tally, move.source, "chain", move.chained(("container_remove", {"name": move.name}), discard))
+
+
+def leaving(move: Move) -> tuple[Request, ...]:
+    """What ends all that the source still has."""
+    return ("container_remove", {"name": move.name}), ("transfer_discard", {"transfer": move.transfer})
 
 
 def pages(move: Move, tally: Tally) -> None:
@@ -326,51 +275,64 @@ def _turn(move: Move, tally: Tally, binding: Binding) -> None:
             time.sleep(SWITCH_POLL)
 
 
+def hold_request(move: Move) -> Request:
+    return "hold_open", {
+        "bridge": BRIDGE,
+        "port": move.tap.port,
+        "max_packets": move.hold_packets,
+        "max_bytes": move.hold_bytes,
+        "mtu": move.inner_mtu,
+    }
+
+
+def endpoint_request(move: Move, spec: ContainerSpec) -> Request:
+    return "endpoint_ensure", endpoint_args(spec, move.containers.network(spec), move.inner_mtu)
+
+
 def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None:
-    args = endpoint_args(spec, move.containers.network(spec), move.inner_mtu)
-    move.call(tally, site, "endpoint_ensure", args)
+    move.call_all(tally, site, endpoint_request(move, spec))
     move.fabric.wait_port(site.node.name, container_port(move.name), PORT_TIMEOUT)
 
 
 def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, what: str) -> dict[str, Any]:
-    verb, args = _receiving(move, transfer_id, identity, what)
+    verb, args = receiving(move, transfer_id, identity, what)
     return {"address": args["address"], "port": move.call(tally, move.destination, verb, args).result["port"]}
 
 
-def _receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> Request:
+def receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> Request:
     address = str(move.destination.node.address)
     return "receive_open", {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
 
 
-def _checkpoint_args(move: Move, loan: Loan | None) -> dict[str, Any]:
+def checkpoint_args(move: Move, loan: Loan | None) -> dict[str, Any]:
     args: dict[str, Any] = {"name": move.name, "port": container_port(move.name)}
     if loan is not None:
         args["turn"] = {"bridge": BRIDGE, "messages": [message.hex() for message in loan.messages]}
     return args
 
 
-def _sending(move: Move, to: dict[str, Any]) -> dict[str, Any]:
+def sending(move: Move, to: dict[str, Any]) -> dict[str, Any]:
     return {"transfer": move.transfer, "to": to, "tls": move.identities()[0].as_args()}
 
 
-def _restore_args(move: Move) -> dict[str, Any]:
+def restore_args(move: Move) -> dict[str, Any]:
     netns = endpoint_name(move.name)["netns"]
     args = {"name": move.name, "transfer": move.transfer, "netns": netns, "mtu": move.inner_mtu}
     return args if move.repair_mss else {**args, "repair_mss": False}
 
 
-def _restoring(move: Move) -> list[Request]:
+def restoring(move: Move) -> list[Request]:
     """The restore at the destination, which releases the hold at the container's first instruction; then the counts."""
     release = {"port": move.tap.port, "into": container_port(move.name), "mac": move.moved_spec.mac}
-    return [(memory.restore(move), {**_restore_args(move), "release": release}), ("hold_release", release)]
+    return [(memory.restore(move), {**restore_args(move), "release": release}), ("hold_release", release)]
 
 
-def _note_checkpoint(move: Move, tally: Tally, result: dict[str, Any]) -> None:
+def note_checkpoint(move: Move, tally: Tally, result: dict[str, Any]) -> None:
     move.note_frozen(result["frozen_at"])
     tally.detail.update(result)
 
 
-def _note_restore(move: Move, tally: Tally, restored: dict[str, Any], released: dict[str, Any]) -> None:
+def note_restore(move: Move, tally: Tally, restored: dict[str, Any], released: dict[str, Any]) -> None:
     move.note_resumed(restored["resumed_at"])
     _count(move, released)
     tally.detail.update(restored, **released)
@@ -391,7 +353,6 @@ DO: dict[str, Action] = {
     "image": image,
     "hold": hold,
     "create_namespace": create_namespace,
-    "prepare": prepare,
     "flow_update": flow_update,
     "checkpoint": checkpoint,
     "clear_namespace": clear_namespace,
