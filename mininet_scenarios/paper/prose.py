@@ -47,7 +47,7 @@ def _summary(result: dict[str, Any]) -> Iterator[str]:
     yield (
         'Y. Yu, A. Calagna, P. Giaccone, C. F. Chiasserini, "TCP Connection Management for Stateful Container Migration '
         'at the Network Edge", IEEE MedComNet 2023. Made by `make paper'
-        f" RUNS={environment.get('runs_asked')}` at {environment.get('finished_at')}; every run is in `summary.json`.\n"
+        f" RUNS={environment.get('runs_asked')}` at {environment.get('finished_at')}; every run is a line of `runs.csv`.\n"
         "Means are over the runs, with the 90 % confidence interval, as in the paper.\n"
     )
     yield (

@@ -1,5 +1,6 @@
-"""What a campaign leaves: ``summary.json``, the figures and ``report.md``, from the files of its runs."""
+"""What a campaign leaves: ``summary.json``, ``runs.csv``, the figures and ``report.md``, from the files of its runs."""
 
+import csv
 import json
 import os
 import shutil
@@ -18,6 +19,23 @@ from mininet_scenarios.paper.trial import MODES, Trial
 
 MAIN = {"sockperf": "latency", "iperf3": "throughput"}
 """Where the runs of each workload are that the paper's figures and Table I are made of."""
+
+
+COLUMNS = ("experiment", "key", "workload", "mode", "resumed", "disruption_s", "lost_bytes", "resets", "trouble")
+OF_MIGRATION = ("state", "downtime_s", "duration_s", "remote_overhead_s", "checkpoint_bytes", "held_packets")
+"""Of the first migration in a run."""
+
+
+def write_runs(file: Path, found: Sequence[dict[str, Any]]) -> None:
+    """Every run in a line, for whoever wants to count anew."""
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, [*COLUMNS, *OF_MIGRATION], extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in found:
+            first = (row.get("migrations") or [{}])[0]
+            writer.writerow(
+                {name: row.get(name) for name in COLUMNS} | {name: first.get(name) for name in OF_MIGRATION}
+            )
 
 
 def summarise(found: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +97,7 @@ def write_all(results: Path, trials: Sequence[Trial], logs: Path, runs: int) -> 
     result = summarise(found, environment)
     theirs = authors.read(logs)
     report.write(results, result)
+    write_runs(results / "runs.csv", found)
     draw(results, found, theirs)
     (results / "report.md").write_text(
         "\n".join(prose.report(result, theirs, {trial.name: trial.title for trial in trials}))
@@ -111,6 +130,6 @@ def publish(results: Path, target: Path) -> None:
         raise SystemExit(f"paper: there is no {results}/report.md; make paper makes it")
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(results.iterdir()):
-        if file.suffix in (".png", ".svg") or file.name == "report.md":
+        if file.suffix in (".png", ".svg") or file.name in ("report.md", "runs.csv"):
             shutil.copy(file, target / file.name)
     print(f"{target}/report.md and {len(os.listdir(target)) - 1} more files")

@@ -343,6 +343,26 @@ def test_a_summary_keeps_every_run_and_sets_those_without_coat_apart() -> None:
     assert result["metrics"]["iperf3"]["modes"]["sequential"]["resumed"] == 0
 
 
+def test_every_run_is_a_line_whatever_came_of_it(tmp_path: Path) -> None:
+    failed = {
+        "experiment": "latency",
+        "key": "prepared-002",
+        "failure": "no lab",
+        "trouble": "no lab",
+        "resumed": False,
+    }
+    written.write_runs(tmp_path / "runs.csv", [row("prepared", 0.3), failed])
+    with (tmp_path / "runs.csv").open() as file:
+        good, bad = csv.DictReader(file)
+    assert (good["mode"], good["resumed"], good["disruption_s"], good["state"]) == (
+        "prepared",
+        "True",
+        "0.3",
+        "succeeded",
+    )
+    assert (bad["key"], bad["trouble"], bad["downtime_s"]) == ("prepared-002", "no lab", "")
+
+
 def test_a_report_says_what_is_not_below_the_paper_s() -> None:
     def told(disruption_s: float) -> str:
         result = written.summarise([row("prepared", disruption_s)], {"links": {}})
