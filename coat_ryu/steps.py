@@ -25,8 +25,6 @@ CUT_OVER_TIMEOUT = 10.0
 """Seconds that a port may take to be known to its switch's controller, and switches to confirm a cut-over."""
 SWITCH_PATIENCE, SWITCH_POLL = 5.0, 0.25
 """Seconds that a switch may be away when there is no other way than on, and between two tries."""
-DELIVERY_PATIENCE = 20.0
-"""Seconds that the destination may need for its part after the connection to the source was lost."""
 
 
 # ---- before the freeze

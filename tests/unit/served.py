@@ -18,7 +18,7 @@ from coat_ryu.feed import Feed
 from coat_ryu.metrics import Metrics
 from coat_ryu.reload import Reload
 from tests.unit.fakes import World
-from tests.unit.test_migrator import SPEC, TOPOLOGY, Controller, world_with_web
+from tests.unit.migrating import SPEC, TOPOLOGY, Controller, world_with_web
 
 Answer = tuple[int, Any]
 

@@ -10,7 +10,7 @@ from coat_ryu.containers import Containers
 from coat_ryu.journal import Journal
 from coat_ryu.nodes import Nodes
 from tests.unit.fakes import FakeFabric, FakeRemote, World
-from tests.unit.test_migrator import wait_for
+from tests.unit.migrating import wait_for
 
 TOPOLOGY = parse_topology(
     """

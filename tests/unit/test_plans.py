@@ -10,7 +10,7 @@ from coat_ryu.config import MigrateRequest, MigrationsQuery, PlanRequest
 from coat_ryu.errors import Conflict, NotFound
 from coat_ryu.feed import Feed
 from coat_ryu.plans import Plans
-from tests.unit.test_migrator import SPEC, Controller, wait_for, world_with_web
+from tests.unit.migrating import SPEC, Controller, wait_for, world_with_web
 
 
 @pytest.fixture

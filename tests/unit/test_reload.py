@@ -13,7 +13,7 @@ from coat_ryu.model import ContainerSpec, Node, Topology
 from coat_ryu.nodes import Nodes
 from coat_ryu.reload import NotWritten, Reload, refuse_orphans
 from coat_ryu.revision import changes, revision_of
-from tests.unit.test_migrator import wait_for
+from tests.unit.migrating import wait_for
 
 BEFORE = """
 underlay_mtu: 1500
