@@ -84,6 +84,8 @@ def test_a_probe_tells_the_rate(ends: tuple[socket.socket, socket.socket]) -> No
     reader.start()
     sender = Sender(left)  # type: ignore[arg-type]
     sender.probe()
+    left.close()
+    reader.join(10)
     assert sender.rate is not None and sender.rate > 0
 
 
