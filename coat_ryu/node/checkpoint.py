@@ -63,7 +63,7 @@ def checkpoint_send(
         sendings.append(Sending(where, stopped, lambda fill: send(transfer, to, tls, fill)))
         return sendings[0]
 
-    done = _checkpoint(name, port, turn, beside)
+    done = _checkpoint(name, port, turn, beside, handed_on=True)
     if not sendings or sendings[0].nothing_to_send:  # it was checkpointed before
         return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(place(name), sender))}
     return {"checkpoint": done, "sent": sendings[0].result()}
@@ -116,13 +116,15 @@ class Sending:
         return (self._where.bundle / DUMPED).exists()
 
 
-def _checkpoint(name: str, port: str | None, turn: dict[str, Any] | None, beside: Beside) -> dict[str, Any]:
+def _checkpoint(
+    name: str, port: str | None, turn: dict[str, Any] | None, beside: Beside, *, handed_on: bool = False
+) -> dict[str, Any]:
     where = place(name)
     settings = [criu.network_lock()]
     stop: contextlib.AbstractContextManager[gate.Gate | None] = contextlib.nullcontext()
     if port is not None:
         settings.append(f"action-script={gate.install()}")
-        stop = gate.closed(name, where.bundle, port, turn)
+        stop = gate.closed(name, where.bundle, port, turn, handed_on=handed_on)
     if where.mounted:  # what an earlier one left is not this one's
         state.remove_checkpoint(where)
     try:

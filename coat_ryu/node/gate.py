@@ -13,7 +13,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ went while frames still come, the kernel would answer those with RST (RFC 9293, 
 """
 GAP_PATIENCE = 0.1
 """Seconds that a frozen container is given for the gaps in its connections."""
+ALONE = threading.Event()
+"""Set when the controller's connection has ended."""
 FROZEN, PASS, FREEZING = "coat-frozen", "coat-pass", "coat-freezing"
 """Two FIFOs, and the file whose time is the moment of the freeze."""
 
@@ -59,7 +61,8 @@ class Gate:
     """One checkpoint's. ``reached`` is set when the container is frozen, or when it is clear that it will not be.
 
     ``gaps_s`` is how long it was given to fill gaps, ``gaps_left`` how many connections had one when it was let
-    through. ``turned_s`` is how long the node took to turn its switch, None when it did not.
+    through. ``turned_s`` is how long the node took to turn its switch, None when it did not. A node that is ``alone``
+    turns it only if what follows was handed to it as well: else nobody would, and the container runs on instead.
     """
 
     def __init__(self) -> None:
@@ -70,6 +73,7 @@ class Gate:
         self.turned_s: float | None = None
         self._gaps: Gaps | None = None
         self._turn: Turn | None = None
+        self._handed_on = False
         self._let_through: int | None = None
         self._waiting_since = self._passed_at = 0.0
         self._lock = threading.Lock()
@@ -81,10 +85,11 @@ class Gate:
         waited = max(0.0, self._passed_at - self._waiting_since) if known else 0.0
         return {"gate_s": waited, "gaps_s": self.gaps_s, "gaps_left": self.gaps_left}
 
-    def open(self, gaps: Gaps, turn: Turn | None, let_through: int) -> None:
+    def open(self, gaps: Gaps, turn: Turn | None, let_through: int, handed_on: bool = False) -> None:
         """From here on it can be passed: by a byte written to ``let_through``."""
         with self._lock:
             self._gaps, self._turn, self._let_through = gaps, turn, let_through
+            self._handed_on = handed_on
 
     def close(self) -> None:
         with self._lock:
@@ -115,7 +120,7 @@ class Gate:
 
     def _fill(self, gaps: Gaps) -> None:
         self.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
-        if self._turn is not None:
+        if self._turn is not None and (self._handed_on or not ALONE.is_set()):
             began = time.monotonic()
             with contextlib.suppress(OSError):
                 self._turn.make()
@@ -135,15 +140,21 @@ def install() -> Path:
 
 
 @contextlib.contextmanager
-def closed(name: str, bundle: Path, port: str, turn: dict[str, Any] | None = None) -> Iterator[Gate]:
+def closed(
+    name: str, bundle: Path, port: str, turn: dict[str, Any] | None = None, *, handed_on: bool = False
+) -> Iterator[Gate]:
     """While this is open, a checkpoint of the container stops at the gate until it is let through, or time is up.
 
     ``port`` is the container's on the bridge. ``turn``: ``bridge`` and ``messages`` that turn its frames away. When the
-    switch has confirmed these the gate opens by itself.
+    switch has confirmed these the gate opens by itself. ``handed_on``: what follows needs no controller.
     """
     gate = _gate(name)
     try:
-        with contextlib.closing(Gaps(port)) as gaps, made_ready(turn) as ready, _watched(gate, gaps, ready, bundle):
+        with (
+            contextlib.closing(Gaps(port)) as gaps,
+            made_ready(turn) as ready,
+            _watched(gate, bundle, lambda through: gate.open(gaps, ready, through, handed_on)),
+        ):
             yield gate
     finally:
         with _lock:
@@ -152,7 +163,7 @@ def closed(name: str, bundle: Path, port: str, turn: dict[str, Any] | None = Non
 
 
 @contextlib.contextmanager
-def _watched(gate: Gate, gaps: Gaps, turn: Turn | None, bundle: Path) -> Iterator[None]:
+def _watched(gate: Gate, bundle: Path, begin: Callable[[int], None]) -> Iterator[None]:
     paths = [bundle / FROZEN, bundle / PASS]
     _remove([*paths, bundle / FREEZING])
     for path in paths:
@@ -160,7 +171,7 @@ def _watched(gate: Gate, gaps: Gaps, turn: Turn | None, bundle: Path) -> Iterato
     # Both ends are ours as well, so that neither the script nor this thread can block in open(2) (fifo(7)).
     frozen, let_through = (os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for path in paths)
     ended, end = os.pipe2(os.O_CLOEXEC)
-    gate.open(gaps, turn, let_through)
+    begin(let_through)
     thread = threading.Thread(target=_listen, args=(gate, frozen, ended), daemon=True)
     thread.start()
     try:

@@ -62,6 +62,7 @@ def serve(requests: Iterable[bytes], answers: Answers) -> None:
     with ThreadPoolExecutor(THREADS, "request") as pool:
         for line in requests:
             pool.submit(_serve_one, line, answers)
+        gate.ALONE.set()
         transfer.abandon_unwanted()
         giving_up = Timer(ORPHAN_PATIENCE, transfer.give_up)
         giving_up.start()

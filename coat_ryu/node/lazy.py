@@ -171,7 +171,7 @@ def lazy_checkpoint(
     directory = _directory(transfer)
     order = {"to": pages_to, "tls": tls, "argv": argv, "id": where.id, "log": str(directory / "runtime.log")}
     try:
-        with criu.configured(name, *settings), gate.closed(name, where.bundle, port, turn) as stopped:
+        with criu.configured(name, *settings), gate.closed(name, where.bundle, port, turn, handed_on=True) as stopped:
             one = _pagers[transfer] = Pager(directory, "give", **order)
             one.hear()
     except Failure as failure:
