@@ -65,7 +65,8 @@ def fig5(folder: Path, rows: Rows, authors: Authors) -> str:
         one = middle_run([row for row in rows if row["mode"] == mode])
         if one is not None:
             points = [(i, trip) for i, trip in enumerate(one["rtt_ms"]) if trip is not None]
-            _trips(axes, points, LOOKS[mode], mode)
+            # Those that go step by step wait nearly as long: one label on each side.
+            _trips(axes, points, LOOKS[mode], mode, left=mode == "sequential")
     axes.set_yscale("log")
     axes.set_xlabel("packet sequence number")
     axes.set_ylabel("round trip (ms)")
@@ -75,13 +76,21 @@ def fig5(folder: Path, rows: Rows, authors: Authors) -> str:
     return save(folder, "fig5-rtt", figure)
 
 
-def _trips(axes: Any, points: Sequence[tuple[float, float]], look: tuple[str, str, str], label: str) -> None:
+def _trips(
+    axes: Any, points: Sequence[tuple[float, float]], look: tuple[str, str, str], label: str, *, left: bool = False
+) -> None:
     color, marker, line = look
     axes.plot(*zip(*points, strict=True), color=color, linestyle=line, linewidth=0.9, label=f"{label}")
     peak = max(points, key=lambda point: point[1])
     axes.plot(*peak, color=color, marker=marker, markersize=6)
     axes.annotate(
-        f"{peak[1]:.0f} ms", peak, xytext=(7, -3), textcoords="offset points", fontsize="x-small", color=color
+        f"{peak[1]:.0f} ms",
+        peak,
+        xytext=(-7 if left else 7, -3),
+        horizontalalignment="right" if left else "left",
+        textcoords="offset points",
+        fontsize="x-small",
+        color=color,
     )
 
 
