@@ -120,13 +120,17 @@ class Gate:
 
     def _fill(self, gaps: Gaps) -> None:
         self.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
-        if self._turn is not None and (self._handed_on or not ALONE.is_set()):
+        if self._turn is not None and self._may_turn():
             began = time.monotonic()
             with contextlib.suppress(OSError):
                 self._turn.make()
                 self.turned_s = time.monotonic() - began
                 self.let_pass()
         self.reached.set()
+
+    def _may_turn(self) -> bool:
+        with self._lock:  # a checkpoint that has failed meanwhile needs no frames turned away
+            return self._let_through is not None and (self._handed_on or not ALONE.is_set())
 
 
 _gates: dict[str, Gate] = {}

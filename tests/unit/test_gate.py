@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,26 @@ def test_a_node_that_has_turned_its_switch_opens_the_gate(way: tuple[int, int], 
     turn = Turn()
     one, passed = reach(way, turn, handed_on)
     assert passed and turn.made == 1 and one.turned_s is not None
+
+
+def test_a_checkpoint_that_failed_while_gaps_were_filled_has_nothing_turned(way: tuple[int, int]) -> None:
+    filled, turn = threading.Event(), Turn()
+
+    class SlowGaps(NoGaps):
+        def wait_until_filled(self, patience: float) -> float:
+            filled.wait(5)
+            return 0.0
+
+    one = gate.Gate()
+    one.open(SlowGaps(), turn, way[1], handed_on=True)  # type: ignore[arg-type]
+    one.hear("frozen")
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    while one._let_through is not None:
+        time.sleep(0.001)
+    filled.set()
+    closing.join(5)
+    assert one.reached.is_set() and turn.made == 0
 
 
 @pytest.mark.parametrize("turn", [None, Turn(works=False)], ids=["none", "refused"])
