@@ -38,6 +38,12 @@ def longest_gap(arrivals: Sequence[float]) -> Gap:
     return max(gaps(arrivals), key=lambda gap: gap.seconds)
 
 
+def begun_before(arrivals: Sequence[float], end: float) -> list[float]:
+    """The arrivals that are the ends of gaps which began before ``end``."""
+    before = [at for at in arrivals if at < end]
+    return [*before, *arrivals[len(before) : len(before) + 1]]
+
+
 def gaps(arrivals: Sequence[float], at_least: float = 0.0) -> list[Gap]:
     """The times between arrivals, those of some length."""
     return [Gap(before, after - before) for before, after in pairwise(arrivals) if after - before >= at_least]
@@ -99,8 +105,11 @@ def time_left(done: int, total: int, elapsed: float) -> str:
 
 
 def summary(values: Iterable[float | None], unit: str = "s") -> dict[str, object]:
-    """Mean, half-width of its 90 % confidence interval, median, extremes. All None when there are no values."""
-    kept = [value for value in values if value is not None]
+    """Mean, half-width of its 90 % confidence interval, median and extremes of what is known: neither None nor NaN.
+
+    All None when nothing is.
+    """
+    kept = [value for value in values if value is not None and not math.isnan(value)]
     if not kept:
         return {"mean": None, "ci90": None, "median": None, "min": None, "max": None, "unit": unit}
     return {

@@ -19,6 +19,7 @@ from typing import Any
 from mininet_scenarios import meter, stream
 from mininet_scenarios.measure import (
     Gap,
+    begun_before,
     clock_shift,
     gaps,
     long_trips,
@@ -233,13 +234,15 @@ class Iperf3(Workload):
         intervals = [interval["sum"]["bytes"] for interval in report["intervals"]]
         column = 1 if self.reverse else 2
         resumed = sum(intervals[-5:]) > 0
+        # When its time is up the client reads no more, and what the server still has comes as probes of its window.
+        arrivals = begun_before(watched["arrivals"], self._time_is_up)
         return Outcome(
             resumed=resumed,
             lost_bytes=max(0, sent - received - SOCKET_BUFFERS),
             resets=0,
             reconnects=0,
-            disruption=longest_gap(watched["arrivals"]),
-            silences=gaps(watched["arrivals"], LONG),
+            disruption=longest_gap(arrivals),
+            silences=gaps(arrivals, LONG),
             moments=[(sample[0], sample[column]) for sample in watched["bytes"]],
             detail={
                 "sent": sent,

@@ -1,5 +1,6 @@
 """Fig. 6: what an iperf3 client receives around a migration, 100 Mbit/s from the source, 500 from the others (IV.B)."""
 
+import math
 from typing import Any
 
 from mininet_scenarios.experiment import Run
@@ -26,6 +27,10 @@ class Throughput(Trial):
         return {**one.as_json(), "workload": "iperf3", "mode": kind_of(key), **rates(one)}
 
 
+def _known(rate: float) -> float | None:
+    return None if math.isnan(rate) else rate
+
+
 def rates(one: Run) -> dict[str, Any]:
     """``mbit_s`` as (seconds from the checkpoint, Mbit/s) each 100 ms, and the rates before and after it."""
     if one.outcome.trouble:
@@ -36,6 +41,6 @@ def rates(one: Run) -> dict[str, Any]:
     shown = rates_of(moments, zero - SHOWN[0], min(zero + SHOWN[1], moments[-1][0]), zero)
     return {
         "mbit_s": [(round(at, 3), round(rate, 1)) for at, rate in shown],
-        "rate_before_mbit_s": rate_between(samples, zero - SHOWN[0], zero) / 1e6,
-        "rate_after_mbit_s": rate_between(samples, back, moments[-1][0] - 0.1) / 1e6,
+        "rate_before_mbit_s": _known(rate_between(samples, zero - SHOWN[0], zero) / 1e6),
+        "rate_after_mbit_s": _known(rate_between(samples, back, moments[-1][0] - 0.1) / 1e6),
     }

@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from mininet_scenarios.measure import Gap, clock_shift, long_trips, longest_gap, rate_between, rtt_disruption, summary
+from mininet_scenarios.measure import (
+    Gap,
+    begun_before,
+    clock_shift,
+    long_trips,
+    longest_gap,
+    rate_between,
+    rtt_disruption,
+    summary,
+)
 from mininet_scenarios.meter import interface_bytes, tcp_segments_in
 
 
@@ -63,3 +72,15 @@ def test_every_long_round_trip_counts_without_what_is_normal() -> None:
     found = long_trips(trips, 0.02)
     assert [gap.at for gap in found] == [10.0, 40.0]
     assert [gap.seconds for gap in found] == pytest.approx([0.3, 0.2])
+
+
+def test_what_comes_after_a_client_s_time_is_no_silence_of_its_server_s() -> None:
+    arrivals = [0.0, 0.1, 0.5, 0.6, 0.7, 1.7]
+    assert longest_gap(begun_before(arrivals, 0.65)).seconds == pytest.approx(0.4)
+    assert longest_gap(begun_before(arrivals, 0.75)).seconds == pytest.approx(1.0)  # it began in time
+    assert begun_before(arrivals, math.inf) == arrivals
+
+
+def test_what_is_not_known_is_not_averaged() -> None:
+    assert summary([1.0, math.nan, None, 3.0])["mean"] == 2.0
+    assert summary([math.nan])["mean"] is None
