@@ -8,7 +8,6 @@ from hypothesis import settings
 
 from tests.unit.migrating import SPEC, Controller, world_with_web
 
-
 # These tests yield to those that measure: how long an example takes says nothing about it.
 settings.register_profile("yielding", deadline=None)
 settings.load_profile("yielding")
