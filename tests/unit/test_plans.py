@@ -1,7 +1,5 @@
 """Plans, predictions, keys and events of a real migrator on nodes in memory."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +8,7 @@ from coat_ryu.config import MigrateRequest, MigrationsQuery, PlanRequest
 from coat_ryu.errors import Conflict, NotFound
 from coat_ryu.feed import Feed
 from coat_ryu.plans import Plans
-from tests.unit.migrating import SPEC, Controller, wait_for, world_with_web
-
-
-@pytest.fixture
-def controller(tmp_path: Path) -> Iterator[Controller]:
-    made = Controller(world_with_web(), tmp_path / "journal.db")
-    made.containers.create(SPEC)
-    yield made
-    made.journal.close()
-
+from tests.unit.migrating import Controller, wait_for
 
 TO_B = MigrateRequest(container="web", to="b")
 
