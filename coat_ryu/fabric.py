@@ -59,7 +59,6 @@ class Loan:
 
     def void(self) -> None:
         """It has not, or nobody knows: the switch is looked at again."""
-        self._member.take_back(self._old.container, None)
         self._fabric.doubt(self._member.node)
 
 
@@ -253,7 +252,7 @@ class Fabric:
 
     def doubt(self, node: str) -> None:
         """The node may have applied what was lent to it when nobody listened any more: its switch is read again."""
-        self._member(node).fresh = False
+        self._member(node).doubt()
         self._keeper.mark([node])
 
     def announce(self, binding: Binding) -> int:
@@ -335,8 +334,7 @@ class Fabric:
         with self._moving.setdefault(name, hub.Semaphore()):
             track = self._tracks.get(name)
             if track is None or track.newest != old:
-                member.take_back(name, None)
-                return
+                return self.doubt(member.node)
             version = self._push(track, new)
             member.take_back(name, version)
             for other in self._members.values():  # the same flows under another number

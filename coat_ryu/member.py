@@ -156,15 +156,16 @@ class Member:
             self.lent = {change.flow.key: change.flow for change in changes}
             return changes
 
-    def take_back(self, container: str, version: int | None) -> None:
-        """The node has applied what was lent, and the binding has this version; or None, and nobody knows."""
-        if version is None or not self.lent:  # or the switch was read in between, and put right
-            self.fresh = False
-        else:
-            self.installed.update(self.lent)
-        if version is not None:
-            self.versions[container] = version
+    def take_back(self, container: str, version: int) -> None:
+        """The node has applied what was lent: the binding has this version."""
+        self.versions[container] = version
+        self.installed.update(self.lent)
+        self.fresh = self.fresh and bool(self.lent)  # else it was read in between, and put right
         self.lent = {}
+
+    def doubt(self) -> None:
+        """Nobody knows whether the node has applied what was lent: the switch has to be read again."""
+        self.fresh, self.lent = False, {}
 
     def audit(self) -> bool:
         """Looks at what the switch really holds; whether that is not what it should be. Raises as ``sync``."""

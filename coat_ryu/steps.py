@@ -70,7 +70,7 @@ def image(move: Move, tally: Tally) -> None:
 
 def hold(move: Move, tally: Tally) -> None:
     """A queue at the destination, known to the switches. It fills from the freeze on."""
-    move.call_all(tally, move.destination, hold_request(move))
+    move.call(tally, move.destination, *hold_request(move))
     move.fabric.wait_port(move.tap.node, move.tap.port, PORT_TIMEOUT)
     move.fabric.cut_over(move.waiting(filling=False), CUT_OVER_TIMEOUT)
 
@@ -288,7 +288,7 @@ def endpoint_request(move: Move, spec: ContainerSpec) -> Request:
 
 
 def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None:
-    move.call_all(tally, site, endpoint_request(move, spec))
+    move.call(tally, site, *endpoint_request(move, spec))
     move.fabric.wait_port(site.node.name, container_port(move.name), PORT_TIMEOUT)
 
 

@@ -4,14 +4,14 @@ Each step still has a record of its own, with the times of the node that did it.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from coat_ryu import memory
 from coat_ryu.containers import create_args
 from coat_ryu.errors import CoatError, NodeUnreachable
 from coat_ryu.model import container_port
 from coat_ryu.moves import QUICK, Ahead, Move, Tally
-from coat_ryu.nodes import endpoint_name
+from coat_ryu.nodes import Site, endpoint_name
 from coat_ryu.steps import (
     PORT_TIMEOUT,
     checkpoint_args,
@@ -49,17 +49,17 @@ def make_ready(move: Move, ended: Ended) -> None:
     if not memory.is_lazy(move):
         requests.append(("restore_open", restore_args(move)))
     done = move.call(tally, move.destination, "chain", move.chained(*requests), move.bulk).result["steps"]
+    hold, endpoint, created, listening, *_ = done
     for port in (move.tap.port, container_port(move.name)):
         move.fabric.wait_port(move.record.destination, port, PORT_TIMEOUT)
-    offset = move.destination.remote.clock_offset
-    for name, one in zip(("hold", "create_namespace"), done, strict=False):
-        ended(name, Tally(0.0, {}), one["started_at"] + offset, one["finished_at"] + offset)
-    to = tally.detail["to"] = {"address": receiver[1]["address"], "port": done[3]["result"]["port"]}
+    ended("hold", Tally(0.0, {}), *_span(move.destination, hold))
+    ended("create_namespace", Tally(0.0, {}), *_span(move.destination, endpoint))
+    to = tally.detail["to"] = {"address": receiver[1]["address"], "port": listening["result"]["port"]}
     if memory.is_lazy(move):
         memory.prepare(move, tally)
     else:
         tally.detail.update(move.call(tally, move.source, "send_open", sending(move, to)).result)
-    ended("prepare", tally, done[2]["started_at"] + offset)
+    ended("prepare", tally, since=_span(move.destination, created)[0])
 
 
 def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str, float, Tally], None]) -> None:
@@ -106,12 +106,14 @@ def farewell(move: Move, ended: Ended) -> None:
     settle_in(move, tally)
     away = ("endpoint_remove", endpoint_name(move.name))
     gone = move.tidy(tally, move.source, "chain", move.chained(away, *leaving(move)))
-    if gone is None:
-        ended("clear_namespace", Tally(0.0, {}))
-    else:
-        cleared, offset = gone["steps"][0], move.source.remote.clock_offset
-        ended("clear_namespace", Tally(0.0, {}), cleared["started_at"] + offset, cleared["finished_at"] + offset)
+    ended("clear_namespace", Tally(0.0, {}), *(_span(move.source, gone["steps"][0]) if gone else ()))
     ended("finish", tally)
+
+
+def _span(site: Site, done: dict[str, Any]) -> tuple[float, float]:
+    """When one of a chain's requests was begun and ended, on the controller's clock."""
+    offset = site.remote.clock_offset
+    return done["started_at"] + offset, done["finished_at"] + offset
 
 
 DO: dict[tuple[str, ...], Callable[[Move, Ended], None]] = {

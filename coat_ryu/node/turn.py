@@ -41,7 +41,7 @@ class Turn:
             self._socket.connect(str(Path(os.environ.get("OVS_RUNDIR", RUN_DIRECTORY)) / f"{bridge}.mgmt"))
             self._socket.sendall(_HEADER.pack(VERSION, HELLO, _HEADER.size, 0))
             self._until(HELLO)
-        except BaseException:
+        except OSError:
             self._socket.close()
             raise
 

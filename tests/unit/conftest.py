@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.unit.migrating import SPEC, Controller, world_with_web
+from tests.unit.migrating import Controller, controller_with_web
 
 # These tests yield to those that measure: how long an example takes says nothing about it.
 settings.register_profile("yielding", deadline=None)
@@ -15,7 +15,6 @@ settings.load_profile("yielding")
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Iterator[Controller]:
-    made = Controller(world_with_web(), tmp_path / "journal.db")
-    made.containers.create(SPEC)
+    made = controller_with_web(tmp_path)
     yield made
     made.journal.close()

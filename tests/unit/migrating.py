@@ -109,3 +109,9 @@ def world_with_web() -> World:
     for node in world.nodes.values():
         node.images.add("img")
     return world
+
+
+def controller_with_web(folder: Path) -> Controller:
+    made = Controller(world_with_web(), folder / "journal.db")
+    made.containers.create(SPEC)
+    return made

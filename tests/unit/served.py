@@ -18,7 +18,7 @@ from coat_ryu.feed import Feed
 from coat_ryu.metrics import Metrics
 from coat_ryu.reload import Reload
 from tests.unit.fakes import World
-from tests.unit.migrating import SPEC, TOPOLOGY, Controller, world_with_web
+from tests.unit.migrating import TOPOLOGY, controller_with_web
 
 Answer = tuple[int, Any]
 
@@ -61,8 +61,7 @@ def served(answer: Callable[[Request], Response], tls: ssl.SSLContext | None = N
 @contextmanager
 def controller(folder: Path) -> Iterator[tuple[str, World]]:
     """The URL of a controller with nodes a and b, and container web on a; and the world that its nodes are in."""
-    made = Controller(world_with_web(), folder / "journal.db")
-    made.containers.create(SPEC)
+    made = controller_with_web(folder)
     control = Control(
         made.nodes,
         made.containers,

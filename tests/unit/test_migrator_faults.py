@@ -12,7 +12,7 @@ from coat_ryu.recovery import DEAD_AFTER, Silence
 from coat_ryu.runner import RETRY_LAST
 from coat_ryu.saga import unix_time
 from tests.unit.fakes import World
-from tests.unit.migrating import MODES, SPEC, TOPOLOGY, WAYS, Controller, wait_for, world_with_web
+from tests.unit.migrating import MODES, SPEC, TOPOLOGY, WAYS, Controller, controller_with_web, wait_for, world_with_web
 
 
 @settings(max_examples=120, deadline=None)
@@ -169,8 +169,7 @@ def test_a_failed_migration_stays_so_while_a_node_is_away_or_when_the_container_
 @pytest.mark.parametrize("reached", [True, False])
 def test_a_dead_destination_is_told_as_soon_as_its_silence_has_lasted(tmp_path: Path, reached: bool) -> None:
     """Not before DEAD_AFTER, and long before all patience is at an end, unless somebody still reaches it."""
-    controller = Controller(world_with_web(), tmp_path / "journal.db")
-    controller.containers.create(SPEC)
+    controller = controller_with_web(tmp_path)
     now = [1000.0]
     controller.migrator.runner.clock = lambda: now[0]
     controller.migrator.runner._sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
@@ -223,8 +222,7 @@ def test_the_same_command_delivered_twice_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, mode: str, mac: str, chosen: set[int]
 ) -> None:
     """Any of a migration's requests, of which the first answer was lost; and the migration ends as ever."""
-    controller = Controller(world_with_web(), tmp_path_factory.mktemp("run") / "journal.db")
-    controller.containers.create(SPEC)
+    controller = controller_with_web(tmp_path_factory.mktemp("run"))
     world, numbers = controller.world, itertools.count()
     world.nodes["b"].images.clear()
     world.again = lambda node, verb: next(numbers) in chosen
@@ -242,8 +240,7 @@ def test_the_same_command_delivered_twice_changes_nothing(
 def test_the_way_back_delivered_twice_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, mode: str, position: int, chosen: set[int]
 ) -> None:
-    controller = Controller(world_with_web(), tmp_path_factory.mktemp("run") / "journal.db")
-    controller.containers.create(SPEC)
+    controller = controller_with_web(tmp_path_factory.mktemp("run"))
     world, numbers = controller.world, itertools.count()
     target = len(world.calls) + 1 + position
 
