@@ -3,7 +3,7 @@
 import contextvars
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,6 +116,20 @@ class Move:
         """The results of requests that the node works through in order."""
         reply = self.call(tally, site, "chain", self.chained(*requests), timeout)
         return [step["result"] for step in reply.result["steps"]]
+
+    def ask_both(self, tally: Tally, of_source: Sequence[Request], of_destination: Sequence[Request]) -> list[Any]:
+        """The results of requests that the two ends work through at the same time: the source's, the destination's.
+
+        Of the two answers only the dearer counts as remote control: no more than one is on the critical path.
+        """
+        here, there = Tally(0.0, tally.detail), Tally(0.0, tally.detail)
+        ahead = Ahead(lambda: self.call_all(there, self.destination, *of_destination))
+        try:
+            results = [self.call_all(here, self.source, *of_source), ahead.result()]
+        finally:
+            ahead.settle()
+            tally.overhead += max(here.overhead, there.overhead)
+        return results
 
     def tidy(self, tally: Tally, site: Site, verb: str, args: dict[str, Any]) -> Any:
         """A request whose only purpose is to leave nothing behind; None when the node is away.

@@ -33,9 +33,9 @@ SWITCH_PATIENCE, SWITCH_POLL = 5.0, 0.25
 def preflight(move: Move, tally: Tally) -> None:
     """Refuses what cannot work. Nothing is touched."""
     name, wanted = {"name": move.name}, ("image_inspect", {"image": move.spec.image})
-    needs, here_is = move.call_all(tally, move.source, ("container_needs", name), _hello(move.source))
-    asked = ("container_inspect", name), _hello(move.destination), wanted
-    there, there_is, move.image_there = move.call_all(tally, move.destination, *asked)
+    of_source = ("container_needs", name), _hello(move.source)
+    of_destination = ("container_inspect", name), _hello(move.destination), wanted
+    (needs, here_is), (there, there_is, move.image_there) = move.ask_both(tally, of_source, of_destination)
     refuse(presence(move.name, move.record.source, move.record.destination, needs, there))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
     may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)

@@ -101,11 +101,17 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
 
 
 def farewell(move: Move, ended: Ended) -> None:
-    """Clears the source's namespace and finishes; the source is told once."""
+    """Clears the source's namespace and finishes. The source is told once, and leaves while the destination settles."""
     tally = Tally(0.0, {})
-    settle_in(move, tally)
-    away = ("endpoint_remove", endpoint_name(move.name))
-    gone = move.tidy(tally, move.source, "chain", move.chained(away, *leaving(move)))
+    left = Tally(0.0, tally.detail)
+    away = move.chained(("endpoint_remove", endpoint_name(move.name)), *leaving(move))
+    ahead = Ahead(lambda: move.tidy(left, move.source, "chain", away))
+    try:
+        settle_in(move, tally)
+        gone = ahead.result()
+    finally:
+        ahead.settle()
+    tally.overhead = max(tally.overhead, left.overhead)  # no more than one of the two is on the critical path
     ended("clear_namespace", Tally(0.0, {}), *(_span(move.source, gone["steps"][0]) if gone else ()))
     ended("finish", tally)
 
