@@ -22,7 +22,7 @@ def stages(old: Binding, new: Binding) -> tuple[Binding, ...]:
     """
     steps: list[Binding] = []
     current = old
-    if old.hold and old.hold.turned and (new.hold is None or new.hold.tap != old.hold.tap or not _fills(new.hold)):
+    if old.hold and _fills(old.hold) and _leaves(old.hold, new.hold):
         current = replace(current, hold=Hold(old.hold.tap, filling=False))
         steps.append(current)
     tap = new.hold.tap if new.hold and _fills(new.hold) else None
@@ -41,6 +41,10 @@ def stages(old: Binding, new: Binding) -> tuple[Binding, ...]:
 
 def _fills(hold: Hold) -> bool:
     return hold.filling or hold.turned
+
+
+def _leaves(old: Hold, new: Hold | None) -> bool:
+    return new is None or new.tap != old.tap or (old.turned and not _fills(new))
 
 
 def root(old: Binding, new: Binding) -> str:

@@ -9,7 +9,8 @@ along the flood tree.
 While a container is held, frames that come out of its hold must reach its place even where switches still send the
 container's frames into the hold. So between hold and place they carry a MAC of their own (``direct_mac``), which every
 switch forwards to the place, and which the last one turns back. In the same way ``held_mac`` leads into the hold, even
-where switches still send the container's frames to its place: so that the place's switch alone can turn them.
+where switches still send the container's frames to its place: so that the place's switch alone can turn them. They keep
+it in the hold, which so knows those that took the longer way.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from functools import lru_cache
 
 from coat_ryu import flows_edge
 from coat_ryu.flows_edge import ADMIT, FORWARD
-from coat_ryu.model import Binding, Place, tunnel_port
+from coat_ryu.model import Binding, Hold, Place, tunnel_port
 from coat_ryu.openflow import Action, Flow, Key, Load, Output, Role, SetField, keyed, match
 from coat_ryu.overlay import Overlay
 
@@ -81,7 +82,7 @@ def _delivery(overlay: Overlay, switch: Switch, binding: Binding) -> Iterator[Fl
 
 
 def _forward(overlay: Overlay, switch: Switch, binding: Binding, mac: str) -> tuple[Action, ...]:
-    if binding.hold and binding.hold.turned and binding.place.node == switch.node:
+    if binding.hold and _turns(switch, binding, binding.hold):
         label = (SetField("eth_dst", held_mac(binding.vni, binding.container)),)
         here = binding.hold.tap.node == switch.node
         return (*(() if here else label), *_towards(overlay, switch, binding.hold.tap, ()))
@@ -90,10 +91,17 @@ def _forward(overlay: Overlay, switch: Switch, binding: Binding, mac: str) -> tu
     return _towards(overlay, switch, binding.delivery, rewrite)
 
 
+def _turns(switch: Switch, binding: Binding, hold: Hold) -> bool:
+    """Whether frames for the container may come here as they ever did, and go on into its hold."""
+    if hold.turned:
+        return binding.place.node == switch.node
+    return hold.filling and any(origin.node == switch.node for origin in binding.origins)
+
+
 def _hold(overlay: Overlay, switch: Switch, binding: Binding, tap: Place) -> Iterator[Flow]:
     direct, held = (label(binding.vni, binding.container) for label in (direct_mac, held_mac))
     back = (SetField("eth_dst", binding.mac),)
-    if actions := _towards(overlay, switch, tap, back):
+    if actions := _towards(overlay, switch, tap, ()):
         yield Flow(FORWARD, 500, match(tunnel_id=binding.vni, eth_dst=held), actions, role=Role.HOLD)
     if actions := _towards(overlay, switch, binding.place, back):
         yield Flow(FORWARD, 500, match(tunnel_id=binding.vni, eth_dst=direct), actions, role=Role.HOLD)

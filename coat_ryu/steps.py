@@ -13,6 +13,7 @@ from coat_ryu import memory
 from coat_ryu.containers import create_args, endpoint_args
 from coat_ryu.errors import SwitchError, SwitchTimeout
 from coat_ryu.fabric import Loan, Waiter
+from coat_ryu.flows import held_mac
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_port, namespace_name
 from coat_ryu.moves import QUICK, Ahead, Move, Request, Tally
@@ -280,6 +281,7 @@ def hold_request(move: Move) -> Request:
         "max_packets": move.hold_packets,
         "max_bytes": move.hold_bytes,
         "mtu": move.inner_mtu,
+        "first": held_mac(move.at_source().vni, move.name),
     }
 
 

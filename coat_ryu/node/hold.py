@@ -26,7 +26,7 @@ from coat_ryu.node.shortcut import Shortcut
 from coat_ryu.node.verbs import Ifname, Mac, checked, verb
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
-FRAME_MAX = 65536
+FRAME_MAX, MAC_LENGTH = 65536, 6
 KERNEL_QUEUE = 1000
 BURST = 32
 """Frames delivered before looking whether who takes them keeps up."""
@@ -40,14 +40,16 @@ LOOK_FOR_LOSSES = 0.1
 
 
 class Hold:
-    """A TAP, its queue and the thread between them. Counters are frames."""
+    """A TAP, its queues and the thread between them. Counters are frames."""
 
-    def __init__(self, port: str, max_packets: int, max_bytes: int, mtu: int) -> None:
+    def __init__(self, port: str, max_packets: int, max_bytes: int, mtu: int, first: str | None = None) -> None:
         self.held = self.replayed = self.dropped = 0
         self.drained = threading.Event()
         self._port = port
         self._max_packets, self._max_bytes = max_packets, max_bytes
+        self._first = bytes.fromhex(first.replace(":", "")) if first else None
         self._queue: deque[bytes] = deque()
+        self._detoured: deque[bytes] = deque()
         self._queued_bytes = 0
         self._releasing = threading.Event()
         self._tap = _open_tap(port)
@@ -81,6 +83,10 @@ class Hold:
         os.write(self._wake_write, b".")
 
     @property
+    def _waiting(self) -> int:
+        return len(self._queue) + len(self._detoured)
+
+    @property
     def _outlet(self) -> Port | Switch:
         return self._straight or self._switch
 
@@ -95,7 +101,7 @@ class Hold:
         if self._shortcut is not None and self._handed_over != (now := self._shortcut.handed_over):
             self._handed_over, self._last_frame = now, time.monotonic()
         lately = time.monotonic() < self._last_frame + QUIET
-        return lately or bool(self._queue) or bool(select.select([self._tap], [], [], 0)[0]) or self._outlet.behind()
+        return lately or self._waiting > 0 or bool(select.select([self._tap], [], [], 0)[0]) or self._outlet.behind()
 
     def close(self) -> None:
         self._closing = True
@@ -134,15 +140,15 @@ class Hold:
                 self._read()
 
     def _drain(self) -> None:
-        """All that was there before the release, and what came meanwhile, oldest first.
+        """All that was there before the release, and what came meanwhile, in the order in which it was sent.
 
         ``drained`` waits for the former only: who sends as fast as we do keeps us here until the switches send
         elsewhere.
         """
-        due = len(self._queue)
-        while self._queue and not self._closing:
-            for _ in range(min(BURST, len(self._queue))):
-                frame = self._queue.popleft()
+        due = self._waiting
+        while self._waiting and not self._closing:
+            for _ in range(min(BURST, self._waiting)):
+                frame = (self._detoured or self._queue).popleft()
                 self._queued_bytes -= len(frame)
                 self._deliver(frame)
             due -= BURST
@@ -182,10 +188,10 @@ class Hold:
             take(frame)
 
     def _keep(self, frame: bytes) -> None:
-        if len(self._queue) >= self._max_packets or self._queued_bytes + len(frame) > self._max_bytes:
+        if self._waiting >= self._max_packets or self._queued_bytes + len(frame) > self._max_bytes:
             self.dropped += 1
             return
-        self._queue.append(frame)
+        (self._detoured if frame[:MAC_LENGTH] == self._first else self._queue).append(frame)
         self._queued_bytes += len(frame)
 
     def _deliver(self, frame: bytes) -> None:
@@ -229,15 +235,18 @@ _lock = threading.Lock()
 
 
 @verb
-def hold_open(*, bridge: Ifname, port: Ifname, max_packets: int, max_bytes: int, mtu: int = 1500) -> dict[str, Any]:
+def hold_open(
+    *, bridge: Ifname, port: Ifname, max_packets: int, max_bytes: int, mtu: int = 1500, first: Mac | None = None
+) -> dict[str, Any]:
     """From now on frames sent to ``port`` are kept, the oldest ones up to both bounds. ``mtu`` is the overlay's.
 
-    With ``max_packets`` 0 they are dropped until the release.
+    With ``max_packets`` 0 they are dropped until the release. Frames to the MAC ``first`` took a longer way, while
+    later ones of the same sender came straight: they are delivered before the others.
     """
     if not 0 <= max_packets <= 1_000_000 or max_bytes <= 0:
         raise Failure("bad_args", "max_packets: 0 to 1000000 are allowed, and max_bytes above 0")
     if port not in _holds:
-        hold = Hold(port, max_packets, max_bytes, mtu)
+        hold = Hold(port, max_packets, max_bytes, mtu, first)
         with _lock:
             _holds[port] = hold
         # A row that an earlier hook left still stands for the TAP it had; ovs-vswitchd must open the new one.

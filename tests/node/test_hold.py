@@ -142,6 +142,21 @@ def test_nothing_is_overtaken_when_the_switch_goes_back_to_the_direct_way(left: 
     assert closed["held"] < len(arrived) / 2, "most of them should have been handed over within the kernel"
 
 
+def test_what_took_the_longer_way_goes_first(left: Remote, scene: Scene) -> None:
+    """The sender's switch was turned when its first frames were still under way to the container's former place."""
+    label = "0a:00:00:00:00:01"
+    left.call("hold_open", {**HOLD, "max_packets": 10_000, "max_bytes": 10_000_000, "first": label})
+    scene.held()
+    receiver = scene.receiver()
+    scene.send(100, 50)
+    scene.switch(f"priority=2,in_port=c-sender,udp,actions=set_field:{label}->eth_dst,output:h-web")
+    scene.send(0, 100)
+    time.sleep(0.2)
+    into = {"port": "h-web", "into": "c-receiver", "mac": ENDS["receiver"][1]}
+    assert left.call("hold_release", into).result == {"held": 150, "replayed": 150, "dropped": 0}
+    assert numbers(receiver) == list(range(150))
+
+
 def test_nothing_comes_out_before_the_release(left: Remote, scene: Scene) -> None:
     left.call("hold_open", {**HOLD, "max_packets": 100, "max_bytes": 1_000_000})
     scene.held()
