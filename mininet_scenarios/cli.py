@@ -104,7 +104,7 @@ def status(name: str, as_json: bool) -> None:
     table = Table("host", "address", "process", "containers")
     for host in report["hosts"]:
         containers = ", ".join(f"{container['name']} ({container['state']})" for container in host["containers"])
-        table.add_row(host["name"], f"{host['address']}:{host['ssh_port']}", str(host["pid"]), containers)
+        table.add_row(host["name"], f"{host['ssh_host']}:{host['ssh_port']}", str(host["pid"]), containers)
     Console().print(table)
 
 
@@ -120,7 +120,13 @@ def describe(lab: Lab) -> dict[str, Any]:
                 {"name": item["Names"][0], "id": item["Id"], "image": item["Image"], "state": item["State"]}
                 for item in json.loads(listing or "[]")
             ]
-        row = {"name": name, "pid": host.pid if alive else None, "address": host.address, "ssh_port": host.ssh_port}
+        row = {
+            "name": name,
+            "pid": host.pid if alive else None,
+            "address": host.address,
+            "ssh_host": host.ssh_host,
+            "ssh_port": host.ssh_port,
+        }
         hosts.append({**row, "containers": containers})
     return {
         "name": lab.name,

@@ -189,7 +189,7 @@ class Lab:
         """How the controller logs in there: the fields of ``coat_ryu.ssh.Login``."""
         found = self.state.hosts[host]
         key, known = (str(self.folder / name) for name in ("id_ed25519", "known_hosts"))
-        return {"host": found.address, "port": found.ssh_port, "user": "root", "key": key, "known_hosts": known}
+        return {"host": found.ssh_host, "port": found.ssh_port, "user": "root", "key": key, "known_hosts": known}
 
     def beside_controller(self, argv: Sequence[str]) -> list[str]:
         """A command of this machine that runs in the controller's network."""

@@ -77,23 +77,44 @@ def underlay_network(addresses: list[IPv4Address]) -> IPv4Network:
     raise AssertionError("0.0.0.0/0 holds every address")
 
 
+def management_addresses(topology: Topology, source: str) -> list[IPv4Address]:
+    """Where the hosts are logged in to if that is not where their tunnels end; empty if it is. Raises TopologyError."""
+    found = []
+    for node in topology.nodes:
+        try:
+            found.append(IPv4Address(node.ssh.host or node.address))
+        except ValueError:
+            raise TopologyError(
+                f"{source}: nodes.{node.name}.ssh.host: {node.ssh.host!r}: an IPv4 address is wanted in the lab"
+            ) from None
+    apart = [address != node.address for address, node in zip(found, topology.nodes, strict=True)]
+    if any(apart) and not all(apart):
+        raise TopologyError(f"{source}: nodes.*.ssh.host: all hosts of a lab have one beside their address, or none")
+    return found if any(apart) else []
+
+
 def make_plan(topology: Topology, spec: LabSpec, source: str) -> dict[str, Any]:
     """Everything that ``inside`` needs to know, ready for JSON. Raises TopologyError."""
     addresses = [node.address for node in topology.nodes]
     underlay = spec.underlay or underlay_network(addresses)
-    controller = spec.controller or underlay.broadcast_address - 1
+    management = management_addresses(topology, source)
+    control = underlay_network(management) if management else underlay
+    controller = spec.controller or control.broadcast_address - 1
     for node in topology.nodes:
         if node.address not in underlay:
             raise TopologyError(
                 f"{source}: lab.underlay: {underlay} does not hold {node.name}'s address {node.address}"
             )
-    if controller in addresses or controller not in underlay:
-        raise TopologyError(f"{source}: lab.controller: {controller} must be a free address of {underlay}")
+    if management and control.overlaps(underlay):
+        raise TopologyError(f"{source}: nodes.*.ssh.host: {control} must be apart from the underlay, {underlay}")
+    if controller in [*addresses, *management] or controller not in control:
+        raise TopologyError(f"{source}: lab.controller: {controller} must be a free address of {control}")
     return {
         "hosts": [
             {
                 "name": node.name,
                 "address": str(node.address),
+                "ssh_host": str(node.ssh.host or node.address),
                 "ssh_port": node.ssh.port,
                 "datapath": node.datapath,
                 "link": spec.links.get(node.name, LinkSpec()).model_dump(),
@@ -102,6 +123,7 @@ def make_plan(topology: Topology, spec: LabSpec, source: str) -> dict[str, Any]:
             for node in topology.nodes
         ],
         "prefix_length": underlay.prefixlen,
-        "controller": str(controller),
+        "management_prefix_length": control.prefixlen if management else None,
+        "controller": f"{controller}/{control.prefixlen}",
         "mtu": topology.underlay_mtu,
     }

@@ -24,6 +24,7 @@ class HostState:
     pid: int
     cgroup: str
     address: str
+    ssh_host: str
     ssh_port: int
 
 

@@ -88,6 +88,7 @@ class Supervisor:
                 pid=self._host_init(host["name"]),
                 cgroup=str(self.cgroup / host["name"] / "init"),
                 address=host["address"],
+                ssh_host=host["ssh_host"],
                 ssh_port=host["ssh_port"],
             )
             for host in self.order.plan["hosts"]

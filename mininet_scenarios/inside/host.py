@@ -97,7 +97,7 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
 
     def known_host(self) -> str:
         """This host's line of the known_hosts file (sshd(8))."""
-        names = [self.name, self.spec["address"]]
+        names = [self.name, self.spec["ssh_host"]]
         if self.spec["ssh_port"] != 22:
             names = [f"[{name}]:{self.spec['ssh_port']}" for name in names]
         key_type, key, _ = (self.seed / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()
@@ -153,11 +153,13 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
                     raise
                 time.sleep(0.05)
 
-    def boot(self, mtu: int, prefix_length: int, kernel_datapath: bool) -> None:
+    def boot(self, mtu: int, prefix_length: int, management: int | None, kernel_datapath: bool) -> None:
         """Start the host's services. Raises RuntimeError with the command that failed."""
         self.run("ip", "link", "set", "eth0", "mtu", str(mtu))
         self.run("mkdir", "--parents", "/run/openvswitch", "/run/sshd", "/run/netns", "/var/log/openvswitch")
         self._start_switch(mtu, prefix_length, kernel_datapath)
+        if management is not None:
+            self._add_management(management)
         self.run("/usr/sbin/sshd")
         for image in self.spec["images"] or ():
             archive = LOWER / str(ARCHIVES).lstrip("/") / f"coat-{image}.tar"
@@ -197,6 +199,15 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
         underlay = ip_interface(f"{self.spec['address']}/{prefix_length}").network
         route = ["ovs-appctl", "ovs/route/add", str(underlay), PHYSICAL_BRIDGE, f"src={self.spec['address']}"]
         self._run_in_the_end(*route)  # refused until the switch has noticed the bridge's address
+
+    def _add_management(self, prefix_length: int) -> None:
+        """The kernel's own way in, past a switch in user space, where a message waits behind all that is under way.
+
+        Each of the two interfaces answers for its own address only (ip-sysctl, arp_ignore).
+        """
+        self.run("sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1")
+        self.run("ip", "link", "set", "eth0", "arp", "on")
+        self.run("ip", "address", "add", f"{self.spec['ssh_host']}/{prefix_length}", "dev", "eth0")
 
 
 def _child_in_new_namespace(pid: int, timeout: float = 10) -> int:

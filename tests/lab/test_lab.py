@@ -1,5 +1,6 @@
 """The lab itself: hosts that are worlds of their own, and nothing left of them afterwards, however they end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import requests
 
 from coat_ryu.errors import TopologyError
+from coat_ryu.ssh import Login, open_transport
 from mininet_scenarios import images, rootfs, state
 from mininet_scenarios.lab import CHECKOUT, Lab, LabError
 from tests.lab.helpers import NAMESPACES, Footprint, Machine, get, wait_for
@@ -23,10 +25,10 @@ NAME = f"life-{os.getpid()}"
 
 SHAPED = """
 nodes:
-  - {name: far, address: 10.9.0.1}
-  - {name: near, address: 10.9.0.2, ssh: {port: 2222}}
-  - {name: lossy, address: 10.9.0.3}
-  - {name: slow, address: 10.9.0.4}
+  - {name: far, address: 10.9.0.1, ssh: {host: 10.8.0.1}}
+  - {name: near, address: 10.9.0.2, ssh: {host: 10.8.0.2, port: 2222}}
+  - {name: lossy, address: 10.9.0.3, ssh: {host: 10.8.0.3}}
+  - {name: slow, address: 10.9.0.4, ssh: {host: 10.8.0.4}}
 networks: [{name: apps, vni: 42, subnet: 192.168.50.0/24}]
 lab:
   links:
@@ -230,6 +232,22 @@ def test_a_disk_can_be_full(shaped: Lab) -> None:
     done = shaped.exec("near", ["dd", "if=/dev/zero", "of=/var/lib/containers/big", "bs=1M", "count=200"], check=False)
     assert done.returncode == 1 and "No space left" in done.stderr
     shaped.exec("near", ["rm", "/var/lib/containers/big"])
+
+
+def test_a_host_is_logged_in_to_past_its_switch(shaped: Lab) -> None:
+    """Each of its addresses answers with its own MAC, and the one of SSH without Open vSwitch."""
+    addresses = ("10.9.0.2", "10.8.0.2")
+    for address in addresses:
+        shaped.exec("far", ["ping", "-c", "1", "-W", "10", address])
+    neighbours = [shaped.exec("far", ["ip", "neighbour", "show", address]).stdout.split() for address in addresses]
+    assert len({words[words.index("lladdr") + 1] for words in neighbours}) == len(addresses), neighbours
+    assert shaped.login("near")["host"] == "10.8.0.2"
+    shaped.exec("near", ["pkill", "-STOP", "ovs-vswitchd"])
+    try:
+        with contextlib.closing(open_transport(Login(**shaped.login("near")))) as transport:
+            assert transport.is_authenticated()
+    finally:
+        shaped.exec("near", ["pkill", "-CONT", "ovs-vswitchd"])
 
 
 def test_a_host_can_be_lost(shaped: Lab) -> None:

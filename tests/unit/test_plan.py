@@ -27,7 +27,11 @@ def plan(lab: str) -> dict[str, Any]:
 
 def test_without_a_section_all_has_a_default() -> None:
     made = plan("")
-    assert (made["controller"], made["prefix_length"], made["mtu"]) == ("10.9.0.254", 24, 1400)
+    assert (made["controller"], made["prefix_length"], made["mtu"]) == ("10.9.0.254/24", 24, 1400)
+    assert made["management_prefix_length"] is None and [host["ssh_host"] for host in made["hosts"]] == [
+        "10.9.0.1",
+        "10.9.0.2",
+    ]
     assert [(host["name"], host["address"], host["ssh_port"], host["datapath"]) for host in made["hosts"]] == [
         ("a", "10.9.0.1", 22, None),
         ("b", "10.9.0.2", 2222, "netdev"),
@@ -40,7 +44,7 @@ def test_a_section_is_taken_over() -> None:
     made = plan(
         "lab: {underlay: 10.9.0.0/16, controller: 10.9.7.7, links: {b: {rate_mbit: 100}}, hosts: {a: {images: []}}}"
     )
-    assert (made["controller"], made["prefix_length"]) == ("10.9.7.7", 16)
+    assert (made["controller"], made["prefix_length"]) == ("10.9.7.7/16", 16)
     assert made["hosts"][1]["link"]["rate_mbit"] == 100
     assert made["hosts"][0]["images"] == ()
 
@@ -62,6 +66,39 @@ def test_a_section_is_taken_over() -> None:
 def test_mistakes_are_refused_by_file_and_field(section: str, complaint: str) -> None:
     with pytest.raises(TopologyError) as refusal:
         plan(f"lab: {{{section}}}")
+    assert str(refusal.value).startswith("t.yaml: ") and complaint in str(refusal.value)
+
+
+def with_ssh(a: str, b: str, lab: str = "") -> dict[str, Any]:
+    text = BASE.replace("10.9.0.1}", f"10.9.0.1, ssh: {{host: {a}}}}}").replace("{port", f"{{host: {b}, port")
+    topology = parse_topology(text + lab, "t.yaml")
+    return make_plan(topology, parse_section(topology, "t.yaml", IMAGES), "t.yaml")
+
+
+def test_hosts_that_are_logged_in_to_elsewhere_have_both_addresses() -> None:
+    made = with_ssh("10.8.0.1", "10.8.0.130")
+    assert (made["controller"], made["prefix_length"], made["management_prefix_length"]) == ("10.8.0.254/24", 24, 24)
+    assert [(host["address"], host["ssh_host"]) for host in made["hosts"]] == [
+        ("10.9.0.1", "10.8.0.1"),
+        ("10.9.0.2", "10.8.0.130"),
+    ]
+    assert with_ssh("10.8.0.1", "10.8.0.2", "lab: {controller: 10.8.0.9}")["controller"] == "10.8.0.9/24"
+    assert with_ssh("10.9.0.1", "10.9.0.2")["management_prefix_length"] is None
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lab", "complaint"),
+    [
+        (("10.8.0.1", "10.9.0.2"), "", "nodes.*.ssh.host: all hosts of a lab have one beside their address, or none"),
+        (("10.8.0.1", "b.example.net"), "", "nodes.b.ssh.host: 'b.example.net': an IPv4 address is wanted in the lab"),
+        (("10.9.0.7", "10.9.0.8"), "", "nodes.*.ssh.host: 10.9.0.0/24 must be apart from the underlay, 10.9.0.0/24"),
+        (("10.8.0.1", "10.8.0.2"), "lab: {controller: 10.9.0.9}", "lab.controller: 10.9.0.9 must be a free address"),
+        (("10.8.0.1", "10.8.0.2"), "lab: {controller: 10.8.0.2}", "lab.controller: 10.8.0.2 must be a free address"),
+    ],
+)
+def test_a_way_in_that_the_lab_cannot_have_is_refused(hosts: tuple[str, str], lab: str, complaint: str) -> None:
+    with pytest.raises(TopologyError) as refusal:
+        with_ssh(*hosts, lab)
     assert str(refusal.value).startswith("t.yaml: ") and complaint in str(refusal.value)
 
 
