@@ -56,7 +56,7 @@ def test_the_same_runs_on_hosts_that_are_only_known_by_their_ssh(tmp_path: Path)
         document = yaml.safe_load(lab.topology.read_text())
         for node in document["nodes"]:
             login = lab.login(node["name"])
-            node["ssh"] = {"key": login["key"], "known_hosts": login["known_hosts"]}
+            node["ssh"] |= {"key": login["key"], "known_hosts": login["known_hosts"]}
         hosts = tmp_path / "hosts.yaml"
         hosts.write_text(yaml.safe_dump(document))
         results = tmp_path / "results"
