@@ -6,18 +6,7 @@ import pytest
 
 from mininet_scenarios.faults import OPTIONS, Bench, describe
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.matrix import (
-    CRIU_KINDS,
-    KINDS,
-    LAZY,
-    LOSSES,
-    OBSTACLES,
-    SPECIALS,
-    TRAPS,
-    WIRE,
-    WIRE_STEPS,
-    Case,
-)
+from mininet_scenarios.matrix import CRIU_KINDS, KINDS, LOSSES, OBSTACLES, SPECIALS, TRAPS, WIRE, WIRE_STEPS, Case
 
 FAILS = {"parallel": ("restore", "criu_restore", "hold"), "sequential": ("clear_namespace", "criu_dump", "image")}
 CASES = [
@@ -46,7 +35,6 @@ CASES = [
     Case("image", "prepared", "cut_off"),
     Case("image", "parallel", "corrupted"),
     *(Case(step, "prepared", kind) for kind, step in OBSTACLES.items()),
-    Case("restore", LAZY, "fails"),
 ]
 
 
