@@ -17,8 +17,8 @@ def stages(old: Binding, new: Binding) -> tuple[Binding, ...]:
     """The bindings to pass through from old to new, each of which needs one order only.
 
     A hold on another node than the place is made known before it fills, so that what comes out of it finds its way; and
-    when hold and place move to different nodes they move one after the other. A place's switch turns nothing any more
-    before the way into the hold may go.
+    when hold and place move to different nodes they move one after the other. No switch sends under the hold's label
+    (``flows.held_mac``) any more before the way into the hold may go.
     """
     steps: list[Binding] = []
     current = old

@@ -281,7 +281,7 @@ def hold_request(move: Move) -> Request:
         "max_packets": move.hold_packets,
         "max_bytes": move.hold_bytes,
         "mtu": move.inner_mtu,
-        "first": held_mac(move.at_source().vni, move.name),
+        "first": held_mac(move.containers.network(move.spec).vni, move.name),
     }
 
 

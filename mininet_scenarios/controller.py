@@ -49,7 +49,7 @@ class Controller:
             **order.options,
         }
         lines = "\n".join(f"{key} = {value}" for key, value in options.items())
-        self._config.write_text(CONFIG.format(address=order.plan["controller"].partition("/")[0], options=lines))
+        self._config.write_text(CONFIG.format(address=order.plan["controller"], options=lines))
 
     @property
     def pid(self) -> int | None:

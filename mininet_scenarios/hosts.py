@@ -155,5 +155,5 @@ def _free_port() -> int:
 def _our_address(node: Node) -> str:
     """The address of this machine that a login to a node comes from, where its switch finds us."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((str(node.ssh.host or node.address), 9))  # connecting a datagram socket sends nothing
+        probe.connect((Login.of(node).host, 9))  # connecting a datagram socket sends nothing
         return str(probe.getsockname()[0])

@@ -9,6 +9,7 @@ from pydantic import Field
 from coat_ryu.config import parse_body
 from coat_ryu.errors import InputError, TopologyError
 from coat_ryu.model import Document, Name, Topology
+from coat_ryu.ssh import Login
 
 
 class LinkSpec(Document):
@@ -77,53 +78,53 @@ def underlay_network(addresses: list[IPv4Address]) -> IPv4Network:
     raise AssertionError("0.0.0.0/0 holds every address")
 
 
-def management_addresses(topology: Topology, source: str) -> list[IPv4Address]:
-    """Where the hosts are logged in to if that is not where their tunnels end; empty if it is. Raises TopologyError."""
+def login_addresses(topology: Topology, source: str) -> list[IPv4Address]:
+    """Where the hosts are logged in to: all of them where their tunnels end, or none. Raises TopologyError."""
     found = []
     for node in topology.nodes:
         try:
-            found.append(IPv4Address(node.ssh.host or node.address))
+            found.append(IPv4Address(Login.of(node).host))
         except ValueError:
             raise TopologyError(
                 f"{source}: nodes.{node.name}.ssh.host: {node.ssh.host!r}: an IPv4 address is wanted in the lab"
             ) from None
-    apart = [address != node.address for address, node in zip(found, topology.nodes, strict=True)]
-    if any(apart) and not all(apart):
+    if len({login == node.address for login, node in zip(found, topology.nodes, strict=True)}) > 1:
         raise TopologyError(f"{source}: nodes.*.ssh.host: all hosts of a lab have one beside their address, or none")
-    return found if any(apart) else []
+    return found
 
 
 def make_plan(topology: Topology, spec: LabSpec, source: str) -> dict[str, Any]:
     """Everything that ``inside`` needs to know, ready for JSON. Raises TopologyError."""
     addresses = [node.address for node in topology.nodes]
     underlay = spec.underlay or underlay_network(addresses)
-    management = management_addresses(topology, source)
-    control = underlay_network(management) if management else underlay
+    logins = login_addresses(topology, source)
+    apart = logins != addresses
+    control = underlay_network(logins) if apart else underlay
     controller = spec.controller or control.broadcast_address - 1
     for node in topology.nodes:
         if node.address not in underlay:
             raise TopologyError(
                 f"{source}: lab.underlay: {underlay} does not hold {node.name}'s address {node.address}"
             )
-    if management and control.overlaps(underlay):
+    if apart and control.overlaps(underlay):
         raise TopologyError(f"{source}: nodes.*.ssh.host: {control} must be apart from the underlay, {underlay}")
-    if controller in [*addresses, *management] or controller not in control:
+    if controller in [*addresses, *logins] or controller not in control:
         raise TopologyError(f"{source}: lab.controller: {controller} must be a free address of {control}")
     return {
         "hosts": [
             {
                 "name": node.name,
                 "address": str(node.address),
-                "ssh_host": str(node.ssh.host or node.address),
+                "ssh_host": str(login),
                 "ssh_port": node.ssh.port,
                 "datapath": node.datapath,
                 "link": spec.links.get(node.name, LinkSpec()).model_dump(),
                 **spec.hosts.get(node.name, HostSpec()).model_dump(),
             }
-            for node in topology.nodes
+            for node, login in zip(topology.nodes, logins, strict=True)
         ],
         "prefix_length": underlay.prefixlen,
-        "management_prefix_length": control.prefixlen if management else None,
-        "controller": f"{controller}/{control.prefixlen}",
+        "control_prefix_length": control.prefixlen,
+        "controller": str(controller),
         "mtu": topology.underlay_mtu,
     }

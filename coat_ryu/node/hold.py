@@ -20,13 +20,13 @@ from typing import Any
 
 from coat_ryu.node import netns, vswitch
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.outlets import Port, Switch
+from coat_ryu.node.outlets import Port, Switch, octets
 from coat_ryu.node.process import remaining
 from coat_ryu.node.shortcut import Shortcut
 from coat_ryu.node.verbs import Ifname, Mac, checked, verb
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
-FRAME_MAX, MAC_LENGTH = 65536, 6
+FRAME_MAX = 65536
 KERNEL_QUEUE = 1000
 BURST = 32
 """Frames delivered before looking whether who takes them keeps up."""
@@ -47,7 +47,7 @@ class Hold:
         self.drained = threading.Event()
         self._port = port
         self._max_packets, self._max_bytes = max_packets, max_bytes
-        self._first = bytes.fromhex(first.replace(":", "")) if first else None
+        self._first = octets(first) if first else None
         self._queue: deque[bytes] = deque()
         self._detoured: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -191,7 +191,8 @@ class Hold:
         if self._waiting >= self._max_packets or self._queued_bytes + len(frame) > self._max_bytes:
             self.dropped += 1
             return
-        (self._detoured if frame[:MAC_LENGTH] == self._first else self._queue).append(frame)
+        detoured = self._first is not None and frame.startswith(self._first)
+        (self._detoured if detoured else self._queue).append(frame)
         self._queued_bytes += len(frame)
 
     def _deliver(self, frame: bytes) -> None:

@@ -11,6 +11,10 @@ PATIENCE = 0.05
 PAUSE = 0.0002
 
 
+def octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
 class Port:
     """The container's own port, on the node that has the hold too. Whoever they were for, frames go to ``mac``.
 
@@ -18,7 +22,7 @@ class Port:
     """
 
     def __init__(self, name: str, mac: str) -> None:
-        self.name, self.mac = name, bytes.fromhex(mac.replace(":", ""))
+        self.name, self.mac = name, octets(mac)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             self._socket.bind((name, 0))

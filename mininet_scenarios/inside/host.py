@@ -153,13 +153,13 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
                     raise
                 time.sleep(0.05)
 
-    def boot(self, mtu: int, prefix_length: int, management: int | None, kernel_datapath: bool) -> None:
+    def boot(self, mtu: int, prefix_length: int, control_prefix_length: int, kernel_datapath: bool) -> None:
         """Start the host's services. Raises RuntimeError with the command that failed."""
         self.run("ip", "link", "set", "eth0", "mtu", str(mtu))
         self.run("mkdir", "--parents", "/run/openvswitch", "/run/sshd", "/run/netns", "/var/log/openvswitch")
         self._start_switch(mtu, prefix_length, kernel_datapath)
-        if management is not None:
-            self._add_management(management)
+        if self.spec["ssh_host"] != self.spec["address"]:
+            self._add_login_address(control_prefix_length)
         self.run("/usr/sbin/sshd")
         for image in self.spec["images"] or ():
             archive = LOWER / str(ARCHIVES).lstrip("/") / f"coat-{image}.tar"
@@ -200,7 +200,7 @@ class EdgeHost(Host):  # type: ignore[misc]  # Mininet has no types
         route = ["ovs-appctl", "ovs/route/add", str(underlay), PHYSICAL_BRIDGE, f"src={self.spec['address']}"]
         self._run_in_the_end(*route)  # refused until the switch has noticed the bridge's address
 
-    def _add_management(self, prefix_length: int) -> None:
+    def _add_login_address(self, prefix_length: int) -> None:
         """The kernel's own way in, past a switch in user space, where a message waits behind all that is under way.
 
         Each of the two interfaces answers for its own address only (ip-sysctl, arp_ignore).

@@ -41,9 +41,7 @@ def build(plan: dict[str, Any]) -> Mininet:
         switch_off.write_text("0")  # frames between hosts are no business of this namespace's netfilter
     net = Mininet(controller=None, build=False)
     switch = net.addSwitch(UNDERLAY, cls=LinuxBridge, dpid="1")  # Mininet wants a dpid, also here
-    everyone = {host["name"]: host["address"] for host in plan["hosts"]} | {
-        "controller": plan["controller"].partition("/")[0]
-    }
+    everyone = {host["name"]: host["address"] for host in plan["hosts"]} | {"controller": plan["controller"]}
     netem_there = netem_works()
     ports = []
     for spec in plan["hosts"]:
@@ -59,7 +57,7 @@ def build(plan: dict[str, Any]) -> Mininet:
     # Packets of ours must carry finished checksums: a userspace datapath at the other end takes them as they are.
     subprocess.run(["ethtool", "-K", UNDERLAY, "tx", "off"], check=True, capture_output=True, timeout=10)
     _ip("link", "set", UNDERLAY, "mtu", str(plan["mtu"]), "up")
-    _ip("address", "add", plan["controller"], "dev", UNDERLAY)
+    _ip("address", "add", f"{plan['controller']}/{plan['control_prefix_length']}", "dev", UNDERLAY)
     return net
 
 
@@ -69,7 +67,7 @@ def boot(net: Mininet, plan: dict[str, Any]) -> None:
 
     def boot_one(host: EdgeHost) -> None:
         kernel = host.spec["datapath"] != "netdev" and plan["kernel_datapath"]
-        host.boot(plan["mtu"], plan["prefix_length"], plan["management_prefix_length"], kernel)
+        host.boot(plan["mtu"], plan["prefix_length"], plan["control_prefix_length"], kernel)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         list(pool.map(boot_one, net.hosts))

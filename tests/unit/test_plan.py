@@ -20,18 +20,16 @@ networks: [{name: apps, vni: 42, subnet: 192.168.50.0/24}]
 """
 
 
-def plan(lab: str) -> dict[str, Any]:
-    topology = parse_topology(BASE + lab, "t.yaml")
+def plan(lab: str, base: str = BASE) -> dict[str, Any]:
+    topology = parse_topology(base + lab, "t.yaml")
     return make_plan(topology, parse_section(topology, "t.yaml", IMAGES), "t.yaml")
 
 
 def test_without_a_section_all_has_a_default() -> None:
     made = plan("")
-    assert (made["controller"], made["prefix_length"], made["mtu"]) == ("10.9.0.254/24", 24, 1400)
-    assert made["management_prefix_length"] is None and [host["ssh_host"] for host in made["hosts"]] == [
-        "10.9.0.1",
-        "10.9.0.2",
-    ]
+    assert (made["controller"], made["prefix_length"], made["mtu"]) == ("10.9.0.254", 24, 1400)
+    assert made["control_prefix_length"] == 24
+    assert [host["ssh_host"] for host in made["hosts"]] == ["10.9.0.1", "10.9.0.2"]
     assert [(host["name"], host["address"], host["ssh_port"], host["datapath"]) for host in made["hosts"]] == [
         ("a", "10.9.0.1", 22, None),
         ("b", "10.9.0.2", 2222, "netdev"),
@@ -44,7 +42,7 @@ def test_a_section_is_taken_over() -> None:
     made = plan(
         "lab: {underlay: 10.9.0.0/16, controller: 10.9.7.7, links: {b: {rate_mbit: 100}}, hosts: {a: {images: []}}}"
     )
-    assert (made["controller"], made["prefix_length"]) == ("10.9.7.7/16", 16)
+    assert (made["controller"], made["prefix_length"], made["control_prefix_length"]) == ("10.9.7.7", 16, 16)
     assert made["hosts"][1]["link"]["rate_mbit"] == 100
     assert made["hosts"][0]["images"] == ()
 
@@ -70,20 +68,20 @@ def test_mistakes_are_refused_by_file_and_field(section: str, complaint: str) ->
 
 
 def with_ssh(a: str, b: str, lab: str = "") -> dict[str, Any]:
-    text = BASE.replace("10.9.0.1}", f"10.9.0.1, ssh: {{host: {a}}}}}").replace("{port", f"{{host: {b}, port")
-    topology = parse_topology(text + lab, "t.yaml")
-    return make_plan(topology, parse_section(topology, "t.yaml", IMAGES), "t.yaml")
+    return plan(
+        lab, BASE.replace("10.9.0.1}", f"10.9.0.1, ssh: {{host: {a}}}}}").replace("{port", f"{{host: {b}, port")
+    )
 
 
 def test_hosts_that_are_logged_in_to_elsewhere_have_both_addresses() -> None:
     made = with_ssh("10.8.0.1", "10.8.0.130")
-    assert (made["controller"], made["prefix_length"], made["management_prefix_length"]) == ("10.8.0.254/24", 24, 24)
+    assert (made["controller"], made["prefix_length"], made["control_prefix_length"]) == ("10.8.0.254", 24, 24)
     assert [(host["address"], host["ssh_host"]) for host in made["hosts"]] == [
         ("10.9.0.1", "10.8.0.1"),
         ("10.9.0.2", "10.8.0.130"),
     ]
-    assert with_ssh("10.8.0.1", "10.8.0.2", "lab: {controller: 10.8.0.9}")["controller"] == "10.8.0.9/24"
-    assert with_ssh("10.9.0.1", "10.9.0.2")["management_prefix_length"] is None
+    assert with_ssh("10.8.0.1", "10.8.0.2", "lab: {controller: 10.8.0.9}")["controller"] == "10.8.0.9"
+    assert with_ssh("10.9.0.1", "10.9.0.2") == plan("")
 
 
 @pytest.mark.parametrize(
