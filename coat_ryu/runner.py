@@ -1,7 +1,7 @@
 """Runs one migration: asks the saga what is next, does it, writes it down, and turns back when it must.
 
-A step's intention is in the journal before the step is begun and its result after; see ``recovery`` for what
-becomes of a migration whose controller died.
+A step's intention is in the journal before the step is begun, its result with the next one's intention; see
+``recovery`` for what becomes of a migration whose controller died.
 """
 
 import logging
@@ -113,7 +113,7 @@ class Runner:
     def _note_pivot(self, move: Move) -> None:
         """The container was found running at its destination: its restore succeeded, only nobody wrote it down."""
         step = next((step for step in move.record.steps if step.name == saga.PIVOT), None)
-        step = step or self._begin(move, saga.PIVOT, self.clock())
+        step = step or self._begin(move, self.clock(), saga.PIVOT)[saga.PIVOT]
         step.detail["found_running"] = move.found_running = True
         self._end(move, step, unix_time(step.started_at), self.clock(), Tally(0.0, {}))
 
@@ -189,10 +189,10 @@ class Runner:
             raise Aborted(f"aborted by DELETE /v1.0/migrations/{move.record.id}")
 
     def _step(self, move: Move, name: str) -> None:
-        """One step, written down before and after. After the pivot a failing step is tried again: there is no way
+        """One step, written down before it is begun. After the pivot a failing step is tried again: there is no way
         back.
         """
-        begun = self._begin(move, name, self.clock())
+        begun = self._begin(move, self.clock(), name)[name]
         tally = Tally(0.0, begun.detail)
         attempts = ATTEMPTS if move.record.past_pivot else 1
         began = self.clock()
@@ -200,9 +200,9 @@ class Runner:
         self._end(move, begun, began, self.clock(), tally)
 
     def _in_one(self, move: Move, batch: Batch) -> None:
-        """Steps that are begun together; written down before the first of them, and each as it has ended."""
+        """Steps that are begun together; written down before the first of them, and noted as each has ended."""
         began = self.clock()
-        begun = {name: self._begin(move, name, began) for name in batch.steps}
+        begun = self._begin(move, began, *batch.steps)
 
         def ended(name: str, tally: Tally, since: float | None = None, until: float | None = None) -> None:
             step = begun[name]
@@ -231,31 +231,40 @@ class Runner:
         open_steps: dict[str, tuple[StepRecord, float]] = {}
 
         def began(name: str, at: float) -> None:
-            open_steps[name] = (self._begin(move, name, at), at)
+            open_steps[name] = (self._note(move, name, at), at)
+            self._tell_step(move, open_steps[name][0])
 
         def ended(name: str, at: float, tally: Tally) -> None:
             step, since = open_steps[name]
             step.detail.update(tally.detail)
             self._end(move, step, since, at, tally)
 
-        began("checkpoint", self.clock())
+        at = self.clock()
+        open_steps |= {name: (step, at) for name, step in self._begin(move, at, "checkpoint").items()}
         together.relay(move, began, ended)
 
-    def _begin(self, move: Move, name: str, at: float) -> StepRecord:
+    def _begin(self, move: Move, at: float, *names: str) -> dict[str, StepRecord]:
+        """The intention, saved before anything is done."""
+        begun = {name: self._note(move, name, at) for name in names}
+        self.save(move)
+        for step in begun.values():
+            self._tell_step(move, step)
+        return begun
+
+    @staticmethod
+    def _note(move: Move, name: str, at: float) -> StepRecord:
         step = StepRecord(name=name, node=move.record.node_of(name), started_at=timestamp(at))
         move.record.steps.append(step)
-        self.save(move)
-        self._tell_step(move, step)
         return step
 
     def _end(self, move: Move, step: StepRecord, began: float, ended: float, tally: Tally) -> None:
+        """Notes the result. It is saved with the next step's intention, which follows at once, or with the end."""
         step.duration_s, step.remote_overhead_s = ended - began, tally.overhead
         if step.name == saga.PIVOT:
             move.record.downtime_s = move.downtime()
             self._tolerating(lambda: self._containers.move(move.moved_spec, move.record.destination))
         elif step.name == "preflight":
             move.record.predicted = self.predict(move.record)
-        self.save(move)
         self._tell_step(move, step)
 
     def save(self, move: Move) -> None:
