@@ -143,7 +143,7 @@ class Bench:
         end, pattern, reaction = case.trap or (SOURCE, "", "before")
         if pattern:
             self.saboteur.lay(ends[end], pattern, reaction)
-        body = {"container": container, "to": ends[DESTINATION], "mode": case.mode}
+        body = {"container": container, "to": ends[DESTINATION], **case.request}
         try:
             identifier = self.controller.post("/migrate", body)["id"]
         except Refused as refusal:

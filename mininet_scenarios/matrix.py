@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mininet_scenarios.sabotage import Reaction
 
 MODES = ("prepared", "parallel", "sequential")
+LAZY = "lazy"
+"""``prepared``, and the memory follows the container."""
 
 # step: the end at which its work is done, and the command line that does it; in which modes it is a step of its own
 SOURCE, DESTINATION = "source", "destination"
@@ -38,6 +40,10 @@ CRIU_KINDS: dict[str, Reaction] = {"fails": "fail", "late": "late"}
 
 KINDS_OF = {"criu_dump": CRIU_KINDS, "criu_restore": CRIU_KINDS, "restore": KINDS | CRIU_KINDS}
 AHEAD = ("prepare", "restore_open")
+LAZY_TRAPS = {step: TRAPS[step] for step in ("prepare", "criu_dump", "restore", "criu_restore", "finish")} | {
+    "checkpoint": (SOURCE, "runc *checkpoint *")
+}
+"""What is done in another way then. A host that is lost takes what is still there of the memory with it."""
 
 # kind: the step whose beginning is its moment, and where it strikes
 SPECIALS: dict[str, tuple[str, str]] = {
@@ -79,7 +85,13 @@ class Case:
         """End, command line and reaction of the trap that is laid for it, if one is."""
         if self.kind in (*WIRE, *OBSTACLES) or self.step not in TRAPS:
             return None
-        return (*TRAPS[self.step], (KINDS | CRIU_KINDS).get(self.kind, "before"))
+        traps = LAZY_TRAPS if self.mode == LAZY else TRAPS
+        return (*traps[self.step], (KINDS | CRIU_KINDS).get(self.kind, "before"))
+
+    @property
+    def request(self) -> dict[str, str]:
+        """What ``POST /migrate`` is told besides the container and where to."""
+        return {"mode": "prepared", "memory": "lazy"} if self.mode == LAZY else {"mode": self.mode}
 
     @property
     def brings_image(self) -> bool:
@@ -98,6 +110,10 @@ def _all() -> Iterator[Case]:
         yield from (Case(step, mode, kind) for step in WIRE_STEPS for kind in WIRE)
         yield from (Case(step, mode, kind) for kind, step in OBSTACLES.items())
         yield from (Case(step, mode, kind) for kind, (step, _) in LOSSES.items())
+    for step in LAZY_TRAPS:
+        yield from (Case(step, LAZY, kind) for kind in KINDS_OF.get(step, KINDS))
+    yield from (Case(moment, LAZY, "controller_killed") for moment in MOMENTS)
+    yield from (Case(step, LAZY, kind) for kind, (step, _) in SPECIALS.items())
 
 
 def cases(pattern: str = "*") -> Iterator[Case]:

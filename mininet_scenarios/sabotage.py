@@ -127,8 +127,11 @@ class Saboteur:
     # ---- what is running
 
     def running(self, argv: list[str]) -> list[str]:
-        """Hosts of processes with exactly this command line, one entry a process."""
-        return [host for host in self.lab.state.hosts for _ in self._find(host, argv)]
+        """Hosts of processes with exactly this command line that may run, one entry a process.
+
+        What CRIU holds stopped is a state that nobody has continued yet: the source's, while its memory follows.
+        """
+        return [host for host in self.lab.state.hosts for pid in self._find(host, argv) if not _is_held(pid)]
 
     def hook_figures(self, host: str) -> tuple[int, int]:
         """Resident memory in bytes and open files of the node's hook."""
@@ -163,6 +166,14 @@ def _argv(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     except OSError:  # it has ended
         return []
+
+
+def _is_held(pid: int) -> bool:
+    """Whether a tracer has stopped it (proc_pid_stat(5), state)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "t"
+    except OSError:
+        return True
 
 
 def _parent(pid: int) -> int:

@@ -85,9 +85,12 @@ class Pager:
         except OSError as error:
             raise Failure("internal", f"the pager has ended: {error}") from error
 
-    def hear(self, act: Any = lambda: None) -> dict[str, Any]:
-        """Its next word. ``act`` is called all the while. Raises Failure with what went wrong over there."""
-        give_up = time.monotonic() + remaining(checkpoint_timeout())
+    def hear(self, act: Any = lambda: None, patience: float = 0.0) -> dict[str, Any]:
+        """Its next word. ``act`` is called all the while. Raises Failure with what went wrong over there.
+
+        ``patience``: seconds beyond the request's own time.
+        """
+        give_up = time.monotonic() + remaining(podman.TIMEOUT) + patience
         while not select.select([self._out], [], [], POLL)[0]:
             act()
             if time.monotonic() > give_up:
@@ -97,10 +100,6 @@ class Pager:
         if "error" in said:
             raise Failure("command_failed", said["error"], stderr=said["stderr"])
         return said
-
-
-def checkpoint_timeout() -> float:
-    return float(podman.TIMEOUT)
 
 
 _pagers: dict[str, Pager] = {}
@@ -222,7 +221,7 @@ def lazy_restore(
     try:
         with criu.configured(name, *settings):
             one.tell(**_restore_order(name, where, _directory(transfer)))
-            one.hear(look)
+            one.hear(look, END_TIMEOUT)
         look()
     except Failure as failure:
         criu.explain(failure, where.bundle / "restore.log")
@@ -255,7 +254,8 @@ def _restore_order(name: str, where: Place, directory: Path) -> dict[str, Any]:
         "work": str(where.bundle),
         "argv": ["podman", "container", "restore", "--keep", *checkpoint.OPTIONS, name],
         "env": {"CONTAINERS_CONF_OVERRIDE": str(settings)},
-        "kill": [runtime, "kill", "--all", where.id, "KILL"],
+        "runtime": runtime,
+        "timeout": remaining(podman.TIMEOUT),
         "log": str(directory / "podman.log"),
     }
 

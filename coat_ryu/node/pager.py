@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coat_ryu.node import remains
 from coat_ryu.node.stream import BUFFER, tls_context
 
 STATUS = "status.json"
@@ -210,6 +211,14 @@ class Taker:
         self._listener = socket.create_server((where, 0), family=family)
         self._peers: list[ssl.SSLSocket] = []
         self._arrived = threading.Event()
+        self._fetching = self._unwanted = False
+        signal.signal(signal.SIGTERM, self._give_up)
+
+    def _give_up(self, *_: Any) -> None:
+        """Ends at once, or ends first what it has begun."""
+        self._unwanted = True
+        if not self._fetching:
+            sys.exit()
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -218,9 +227,11 @@ class Taker:
         if not line:  # there will be no restore
             return
         self._order = json.loads(line)
+        self._patience = time.monotonic() + self._order["timeout"]
         self._status.set(state="restoring", container=self._order["id"])
-        if not self._arrived.wait(CONNECT_TIMEOUT):
+        if not self._arrived.wait(min(CONNECT_TIMEOUT, self._order["timeout"])):
             return self._failed("the source's pages are not offered")
+        self._fetching = True
         self._fetch(self._peers[0])
 
     def _listen(self) -> None:
@@ -286,11 +297,15 @@ class Taker:
         """Until CRIU's daemon has all that it wants. Raises Cut."""
         told = False
         while True:
+            if self._unwanted:
+                raise Cut("nobody wants the container here any more")
             if not told and restore.poll() is not None:
                 told = True
                 self._tell(restore)
                 if restore.returncode != 0:
                     raise Cut("the restore failed")
+            if not told and time.monotonic() > self._patience:
+                raise Cut(f"the restore did not end within {self._order['timeout']:.0f} s")
             for end in _readable(peer, server):
                 data = _receive(end) if end is peer else server.recv(BUFFER)
                 if data is None:
@@ -317,14 +332,16 @@ class Taker:
             self._failed("the restore failed", Path(self._order["log"]).read_text(errors="replace"))
 
     def _lost(self, restore: subprocess.Popen[bytes], daemon: subprocess.Popen[bytes], why: str) -> None:
-        """The container ends before it can read a page that is not there."""
+        """The container ends before it can read a page that is not there, and so does a restore that hangs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             restore.wait(RESTORE_PATIENCE)
+        if restore.poll() is None:
+            restore.kill()
+            remains.end(self._order["id"], self._order["runtime"])
         self._kill_container()
         daemon.kill()
         daemon.wait()
         restore.wait()
-        self._kill_container()
         if not self._status.told:
             return self._failed(why, Path(self._order["log"]).read_text(errors="replace"))
         if restore.returncode == 0:
@@ -332,7 +349,8 @@ class Taker:
 
     def _kill_container(self) -> None:
         quiet = subprocess.DEVNULL
-        subprocess.run(self._order["kill"], stdin=quiet, stdout=quiet, stderr=quiet, check=False)
+        kill = [self._order["runtime"], "kill", "--all", self._order["id"], "KILL"]
+        subprocess.run(kill, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
 
 
 def _loopback_pair() -> tuple[socket.socket, socket.socket]:

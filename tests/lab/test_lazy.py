@@ -9,7 +9,7 @@ from mininet_scenarios import burden
 from mininet_scenarios.experiment import Controller
 from mininet_scenarios.faults import OPTIONS
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.sabotage import Saboteur
+from mininet_scenarios.sabotage import Reaction, Saboteur
 from tests.lab.helpers import wait_for
 from tests.lab.test_hard import NAME, PROGRAM, Pair
 
@@ -85,11 +85,13 @@ def test_memory_follows_while_it_changes_and_the_downtime_does_not_grow(scene: S
     assert scene.copies() == ["edge1"] and scene.pagers() == []
 
 
-@pytest.mark.parametrize("command", ["podman container restore *", "criu swrk *"])
-def test_when_the_restore_fails_the_source_runs_on_with_its_memory_and_connections(scene: Scene, command: str) -> None:
+@pytest.mark.parametrize(("command", "reaction"), [("criu swrk *", "fail"), ("runc *restore *", "hang")])
+def test_without_a_restore_the_source_runs_on_with_its_memory_and_connections(
+    scene: Scene, command: str, reaction: Reaction
+) -> None:
     source = scene.controller.where(NAME)
     destination = "edge2" if source == "edge1" else "edge1"
-    scene.sabotage.lay(destination, command, "fail")
+    scene.sabotage.lay(destination, command, reaction)
     record = scene.migrate(destination)
     sprung = scene.sabotage.sprung(destination)
     scene.sabotage.clear(destination)
