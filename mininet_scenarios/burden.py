@@ -274,7 +274,7 @@ class Client:
     # many connections
 
     def crowd_before(self, count: int, pause: float = 0.2) -> dict[str, Any]:
-        """Connections that all talk at once, each in blocks of its own that must come back as they were.
+        """Connections that all talk, in turn, each in blocks of its own that must come back as they were.
 
         ``pause`` are the seconds between a block's return and the next.
         """
@@ -296,6 +296,7 @@ class Client:
         async def one(which: int) -> None:
             reader, writer = await asyncio.open_connection(self._address, ECHO)
             try:
+                await asyncio.sleep(pause * which / count)
                 while not self._stop.is_set():
                     block = pattern(which << 32 | rounds[which], ECHO_BLOCK)
                     writer.write(block)

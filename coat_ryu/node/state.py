@@ -83,20 +83,23 @@ def _add_checkpoint(tar: tarfile.TarFile, directory: Path, ended: Callable[[], b
     sent: dict[str, int] = {}
     while True:
         complete = ended()  # first the word, then the look
-        paths = sorted(directory.iterdir()) if directory.exists() else []
+        names = sorted(os.listdir(directory)) if directory.exists() else []
         if complete:
             break
-        for path in paths:
-            if path.name.startswith(PAGES):
-                _add_growth(tar, path, sent, at_least=PIECE)
+        for name in names:
+            if name.startswith(PAGES):
+                _add_growth(tar, directory / name, sent, at_least=PIECE)
         time.sleep(GROWTH_POLL)
-    if directory / INVENTORY not in paths:
+    if INVENTORY not in names:
         raise Failure("conflict", "name: the container has no checkpoint")
-    small = [path for path in paths if path.name not in sent and path.is_file() and path.stat().st_size <= SMALL]
-    for path in paths:
-        if path not in small:
+    small: dict[str, bytes] = {}
+    for name in names:  # one each connection, so there may be thousands
+        path = directory / name
+        if name not in sent and path.is_file() and path.stat().st_size <= SMALL:
+            small[name] = path.read_bytes()
+        else:
             _add_growth(tar, path, sent, at_least=0)
-    _add_together(tar, {path.name: path.read_bytes() for path in small})
+    _add_together(tar, small)
 
 
 def _add_together(tar: tarfile.TarFile, images: dict[str, bytes]) -> None:
