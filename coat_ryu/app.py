@@ -105,7 +105,9 @@ class Coat(FabricApp):
         logs.configure(CONF.coat.log_format)
         self.doors = _doors()
         topology = _topology()
-        # Each write waits for the disk: 1 to 4 ms, in which the event loop would stand still.
+        # Each write waits for the disk: 1 to 4 ms, in which the event loop would stand still. SQLite lets in one at a
+        # time, and each of the pool's twenty threads would take memory of its own.
+        tpool.set_num_threads(1)
         journal = Journal(Path(CONF.coat.journal).expanduser(), tpool.execute)
         refuse_orphans(topology, ((resident.spec, resident.node) for resident in journal.residents().values()))
         self.fabric = Fabric(topology)

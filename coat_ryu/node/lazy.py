@@ -6,6 +6,7 @@ this one command (CONTAINERS_CONF_OVERRIDE, Podman 4.4). The pages themselves ar
 """
 
 import contextlib
+import contextvars
 import fcntl
 import json
 import os
@@ -174,8 +175,8 @@ def lazy_checkpoint(
             one = _pagers[transfer] = Pager(directory, "give", **order)
             one.hear()
     except Failure as failure:
-        pages_take_back(transfer=transfer, name=name)  # it may have failed as late as that, or only be slow
-        freezer.thaw_process(podman.require(name)["State"]["Pid"])
+        # It may have failed late, or only be slow. In its own time: that of the request may be used up.
+        contextvars.Context().run(_run_on, transfer, name)
         criu.explain(failure, where.bundle / "dump.log")
         raise
     finished_at = time.time()
@@ -185,6 +186,11 @@ def lazy_checkpoint(
     size = sum(file.stat().st_size for file in images.iterdir())
     done = {"bytes": size, "frozen_at": frozen_at, "finished_at": finished_at, "criu": {}, **stopped.as_json()}
     return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(where, sender))}
+
+
+def _run_on(transfer: str, name: str) -> None:
+    pages_take_back(transfer=transfer, name=name)
+    freezer.thaw_process(podman.require(name)["State"]["Pid"])
 
 
 @verb

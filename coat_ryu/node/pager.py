@@ -164,16 +164,32 @@ class Giver:
         options = ["--lazy-pages", "--page-server", f"{LOOPBACK}:{port}", "--status-fd", str(tell)]
         argv = [*self._order["argv"], *options, self._order["id"]]
         with open(self._order["log"], "wb") as log:
-            dump = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[tell], cwd="/")
+            dump = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[tell],
+                cwd="/",
+                start_new_session=True,
+            )
         os.close(tell)
         with dump:
-            if os.read(ready, 1) != b"\0":  # CRIU's word for "the page server listens"
+            if not self._listens(ready, dump):
                 dump.wait()
                 yield dump, None
             else:
                 with socket.create_connection((LOOPBACK, port)) as server:
                     _prompt(server)
                     yield dump, server
+
+    def _listens(self, ready: int, dump: subprocess.Popen[bytes]) -> bool:
+        """Whether CRIU has said that its page server listens. A dump that hangs ends when it is wanted back."""
+        while not select.select([ready], [], [], TICK)[0]:
+            if self._wanted_back:
+                os.killpg(dump.pid, signal.SIGKILL)
+                return False
+        return os.read(ready, 1) == b"\0"
 
     def _give(self, peer: ssl.SSLSocket, server: socket.socket, dump: subprocess.Popen[bytes], status: Status) -> None:
         try:
