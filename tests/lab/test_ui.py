@@ -11,7 +11,7 @@ from mininet_scenarios.experiment import Controller
 from mininet_scenarios.lab import Lab
 from mininet_scenarios.upkeep import Pulse, goes_on
 from tests.lab.browser import chromium, flaws, shown_steps, watch_steps
-from tests.lab.helpers import EDGES, get, workload
+from tests.lab.helpers import EDGES, get, wait_for, workload
 
 PATIENCE = 30_000
 EVIL = "<img src=x onerror=window.hacked=1>"
@@ -132,7 +132,7 @@ def answer_is_lost(route: Route) -> None:
 
 
 def hold(page: Page, chip: Any) -> None:
-    box = chip.bounding_box()
+    box = wait_for(chip.bounding_box, what="the container, which is drawn anew now and then")
     page.mouse.move(box["x"] + 20, box["y"] + 10)
     page.mouse.down()
 
