@@ -228,7 +228,8 @@ class Runner:
                 self._sleep(min(RETRY_FIRST * 2 ** (attempt - 1), RETRY_LAST))
 
     def _relay(self, move: Move) -> None:
-        open_steps: dict[str, tuple[StepRecord, float]] = {}
+        at = self.clock()
+        open_steps = {"checkpoint": (self._begin(move, at, "checkpoint")["checkpoint"], at)}
 
         def began(name: str, at: float) -> None:
             open_steps[name] = (self._note(move, name, at), at)
@@ -239,8 +240,6 @@ class Runner:
             step.detail.update(tally.detail)
             self._end(move, step, since, at, tally)
 
-        at = self.clock()
-        open_steps |= {name: (step, at) for name, step in self._begin(move, at, "checkpoint").items()}
         together.relay(move, began, ended)
 
     def _begin(self, move: Move, at: float, *names: str) -> dict[str, StepRecord]:

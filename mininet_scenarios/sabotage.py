@@ -169,19 +169,22 @@ def _argv(pid: int) -> list[bytes]:
 
 
 def _is_held(pid: int) -> bool:
-    """Whether a tracer has stopped it (proc_pid_stat(5), state)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "t"
-    except OSError:
-        return True
+    """Whether a tracer has stopped it, or it has ended."""
+    return _state_and_parent(pid)[0] in ("t", "")
 
 
 def _parent(pid: int) -> int:
     """0 when it has ended."""
+    return _state_and_parent(pid)[1]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """As proc_pid_stat(5) has them; "" and 0 when it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
+        return "", 0
+    return state, int(parent)
 
 
 def figures(pid: int) -> tuple[int, int]:

@@ -311,16 +311,14 @@ class Taker:
 
     def _relay(self, peer: ssl.SSLSocket, server: socket.socket, restore: subprocess.Popen[bytes]) -> None:
         """Until CRIU's daemon has all that it wants. Raises Cut."""
-        told = False
         while True:
             if self._unwanted:
                 raise Cut("nobody wants the container here any more")
-            if not told and restore.poll() is not None:
-                told = True
+            if not self._status.told and restore.poll() is not None:
                 self._tell(restore)
                 if restore.returncode != 0:
                     raise Cut("the restore failed")
-            if not told and time.monotonic() > self._patience:
+            if not self._status.told and time.monotonic() > self._patience:
                 raise Cut(f"the restore did not end within {self._order['timeout']:.0f} s")
             for end in _readable(peer, server):
                 data = _receive(end) if end is peer else server.recv(BUFFER)

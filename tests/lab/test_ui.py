@@ -131,14 +131,19 @@ def answer_is_lost(route: Route) -> None:
     route.abort()
 
 
+def place(one: Any) -> Any:
+    """Of something that is drawn anew now and then, and has none in that moment."""
+    return wait_for(one.bounding_box, what="a place in the picture")
+
+
 def hold(page: Page, chip: Any) -> None:
-    box = wait_for(chip.bounding_box, what="the container, which is drawn anew now and then")
+    box = place(chip)
     page.mouse.move(box["x"] + 20, box["y"] + 10)
     page.mouse.down()
 
 
 def over(page: Page, target: Any) -> None:
-    box = target.bounding_box()
+    box = place(target)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
 
 
