@@ -20,42 +20,63 @@ DIRECTORY = "/run/coat"
 
 MAIN = "from coat_ryu.node.hook import main\n\nmain()\n"
 
+SIZE_MAX = 1 << 26
+"""Bytes of a hook, at the most; today's has less than a hundredth of that."""
+
 BOOTSTRAP = f"""\
-import hashlib, json, os, sys
+import hashlib, json, os, re, sys
 def receive(size):
-    data = b""
+    data = bytearray()
     while len(data) < size:
-        part = os.read(0, size - len(data))
+        part = os.read(0, min(size - len(data), 1 << 20))
         if not part: sys.exit("the channel closed")
         data += part
-    return data
+    return bytes(data)
 def read(path):
     try:
-        with open(path, "rb") as file: return file.read()
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file: return file.read()
     except OSError: return b""
+def digest(data): return hashlib.sha256(data).hexdigest()
 def say(word): os.write(1, word.encode() + b"\\n")
+def refuse(why):
+    say(why)
+    sys.exit(1)
 line = b""
-while not line.endswith(b"\\n"): line += receive(1)
-wanted = json.loads(line)
-if ALLOWED not in (None, wanted["sha256"]):
-    say("this node takes the hook " + ALLOWED[:16] + " and no other; install coat-hook anew")
-    sys.exit(1)
+while not line.endswith(b"\\n") and len(line) < 1024: line += receive(1)
+try: wanted = json.loads(line)
+except ValueError: wanted = None
+sha256, size = (wanted.get("sha256"), wanted.get("size")) if isinstance(wanted, dict) else (None, None)
+if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{{64}}", sha256):
+    refuse("this is no offer of a hook: a JSON object with sha256 and size is wanted")
+if ALLOWED not in (None, sha256):
+    refuse("this node takes the hook " + ALLOWED[:16] + " and no other; install coat-hook anew")
+if type(size) is not int or not 0 < size <= {SIZE_MAX}:
+    refuse("this is no offer of a hook: its size must be a number from 1 to {SIZE_MAX}")
 if sys.version_info < (3, 11):
-    say("python3 is " + sys.version.split()[0] + ", 3.11 or newer is wanted")
-    sys.exit(1)
+    refuse("python3 is " + sys.version.split()[0] + ", 3.11 or newer is wanted")
 os.makedirs("{DIRECTORY}", mode=0o700, exist_ok=True)
-path = "{DIRECTORY}/hook-" + wanted["sha256"] + ".pyz"
-have = hashlib.sha256(read(path)).hexdigest() == wanted["sha256"]
-say("have" if have else "want")
+owned = os.lstat("{DIRECTORY}")
+if owned.st_uid != os.geteuid() or owned.st_mode & 0o170022 != 0o040000:
+    refuse("{DIRECTORY} may be written by others, or is no directory; remove it")
+path = "{DIRECTORY}/hook-" + sha256 + ".pyz"
+have = digest(read(path)) == sha256
 if not have:
-    data = receive(wanted["size"])
+    say("want")
+    data = receive(size)
+    if digest(data) != sha256: refuse("what came has another sha256 than was announced; it is not run")
     part = path + "." + str(os.getpid())
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file: file.write(data)
-    os.rename(part, path)
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file: file.write(data)
+        os.rename(part, path)
+    except OSError as error:
+        if os.path.exists(part): os.unlink(part)
+        refuse("the hook could not be kept: " + str(error))
+say("have")
 os.environ.update(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="131072")
 os.execv(sys.executable, [sys.executable, "-I", path])
 """
-"""Reads its input a byte at a time until the header has ended: what follows belongs to the hook.
+"""Reads its input a byte at a time until the header has ended: what follows belongs to the hook. Nothing is run or
+kept but what has the digest that was announced, whether it has just come or was there before.
 
 ``ALLOWED`` is the digest of the one hook that is taken, or None for any.
 
@@ -102,7 +123,8 @@ def deliver(send: Callable[[bytes], None], receive_line: Callable[[], str]) -> N
     answer = receive_line()
     if answer == "want":
         send(hook.content)
-    elif answer != "have":
+        answer = receive_line()
+    if answer != "have":
         raise ValueError(answer or "the node closed the channel; is python3 there?")
 
 
