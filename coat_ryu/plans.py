@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from coat_ryu import prediction
+from coat_ryu import caveats, prediction
+from coat_ryu.caveats import Caveat
 from coat_ryu.config import PlanRequest
 from coat_ryu.containers import Containers
 from coat_ryu.errors import Conflict
@@ -31,6 +32,7 @@ class Plan(BaseModel):
     mode: Mode
     possible: bool
     refusals: list[Failure]
+    warnings: list[Caveat]
     expected: Expected | None
 
 
@@ -63,6 +65,7 @@ class Plans:
             mode=wanted.mode,
             possible=not against,
             refusals=[Failure(cause=one.cause, message=one.message) for one in against],
+            warnings=caveats.warnings(needs or {}),
             expected=None
             if needs is None or wanted.memory != "full"
             else self._expected(wanted.container, wanted.mode, state_size(needs)),

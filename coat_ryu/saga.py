@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from coat_ryu.caveats import Caveat
 from coat_ryu.model import MacPolicy, Memory, Mode, State
 
 Site = Literal["source", "destination", "controller"]
@@ -142,6 +143,7 @@ class Migration(BaseModel):
     dropped_packets: int = 0
     predicted: Predicted | None = None
     prediction_error: float | None = None
+    warnings: list[Caveat] = Field(default_factory=list)
     steps: list[StepRecord] = Field(default_factory=list)
     error: Failure | None = None
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from coat_ryu import memory
+from coat_ryu import caveats, memory
 from coat_ryu.containers import create_args, endpoint_args
 from coat_ryu.errors import SwitchError, SwitchTimeout
 from coat_ryu.fabric import Loan, Waiter
@@ -43,6 +43,7 @@ def preflight(move: Move, tally: Tally) -> None:
     memory.may_move(move, tally, here_is, there_is)
     if there is not None:  # what an earlier migration left
         move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
+    move.record.warnings = caveats.warnings(needs)
     tally.detail.update(image=needs["image"], state=state_size(needs))
 
 

@@ -52,6 +52,12 @@ def _foreseen(plan: dict[str, Any]) -> Iterator[str]:
         "samples": expected.get("samples"),
     }
     yield from (f"  {name:<10}{value}" for name, value in told.items() if value not in (None, ""))
+    yield from _warnings(plan)
+
+
+def _warnings(said: dict[str, Any]) -> Iterator[str]:
+    """Of a plan or a record; an older controller says nothing of the kind."""
+    yield from (f"warning: {one['message']} ({one['cause']})" for one in said.get("warnings") or ())
 
 
 @click.command()
@@ -115,6 +121,8 @@ def _watch(client: Client, identifier: str, quiet: bool) -> dict[str, Any]:
                 if record["state"] != "running":
                     break
                 time.sleep(POLL)
+            for line in _warnings(record):
+                display.say(line)
             frozen = record["downtime_s"]
             rest = "" if frozen is None else f", frozen for {milliseconds(frozen)}"
             display.say(f"{record['state']} in {milliseconds(record['duration_s'])}{rest}")
@@ -186,6 +194,8 @@ def _one(record: dict[str, Any], as_json: bool) -> None:
         click.echo(_line(step))
     frozen = milliseconds(record["downtime_s"]) or "not at all"
     click.echo(f"{record['state']}; took {milliseconds(record['duration_s']) or 'no end yet'}; frozen {frozen}")
+    for line in _warnings(record):
+        click.echo(line)
     if record["error"]:
         click.echo(f"{record['error']['cause']}: {record['error']['message']}")
 

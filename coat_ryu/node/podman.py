@@ -226,7 +226,8 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 def container_needs(*, name: Name) -> dict[str, Any] | None:
     """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``,
     ``mounts`` and ``devices`` of its own, ``unaccepted``: TCP ports with connections that it has not accepted yet,
-    though it was given a second. None if there is no such container.
+    though it was given a second; ``log``: bytes that Podman keeps of what it has written, None if it keeps them
+    elsewhere. None if there is no such container.
     """
     raw = _ours(name)
     if raw is None:
@@ -240,7 +241,17 @@ def container_needs(*, name: Name) -> dict[str, Any] | None:
         "mounts": [mount["Destination"] for mount in raw.get("Mounts") or []],
         "devices": [device["PathInContainer"] for device in raw["HostConfig"].get("Devices") or []],
         "unaccepted": _unaccepted(raw["State"]["Pid"]),
+        "log": _logged(raw),
     }
+
+
+def _logged(raw: dict[str, Any]) -> int | None:
+    """Only with the driver ``k8s-file`` is there a file."""
+    path = raw["HostConfig"].get("LogConfig", {}).get("Path")
+    try:
+        return Path(path).stat().st_size if path else None
+    except FileNotFoundError:
+        return 0
 
 
 def _unaccepted(pid: int) -> list[int]:

@@ -253,6 +253,13 @@ def test_a_plan_is_shown_and_an_impossible_one_fails() -> None:
     assert (result.exit_code, "node b has criu 3.17" in result.stderr) == (Exit.FAILED, True)
 
 
+def test_warnings_of_a_plan_are_shown() -> None:
+    warnings = [{"cause": "log_left_behind", "message": "7 bytes stay behind"}]
+    with scripted({"POST /v1.0/plan": (200, PLAN | {"warnings": warnings})}) as url:
+        result = coat(url, "plan", "web", "b")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "warning: 7 bytes stay behind (log_left_behind)")
+
+
 @pytest.mark.parametrize("arguments", [["plan", "web", "b"], ["events"]])
 def test_a_controller_without_a_call_is_said_to_be_older(arguments: list[str]) -> None:
     with scripted({}) as url:

@@ -129,3 +129,8 @@ def test_files_that_are_named_exist() -> None:
     pattern = r"`((?:coat_ryu|mininet_scenarios|tests|tools|docs)/[\w./-]+)`"
     named = {name for document in DOCUMENTS for name in re.findall(pattern, document.read_text())}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_warning_of_a_move_is_in_the_list_and_nothing_else() -> None:
+    raised = set(re.findall(r'Caveat\(\s*"(\w+)"', (ROOT / "coat_ryu/caveats.py").read_text()))
+    assert raised and table_cells((ROOT / "docs/limits.md").read_text()) == raised

@@ -39,6 +39,15 @@ def test_a_plan_has_every_reason_at_once(controller: Controller) -> None:
     assert causes == ["already_being_swept", "not_running", "name_in_use"]
 
 
+def test_a_plan_and_the_record_warn_of_what_is_lost(controller: Controller) -> None:
+    assert plans(controller).plan(PlanRequest(container="web", to="b")).warnings == []
+    controller.world.nodes["a"].containers["web"]["log"] = 7
+    (foreseen,) = plans(controller).plan(PlanRequest(container="web", to="b")).warnings
+    record = migrate(controller, "b")
+    assert (record.state, record.warnings) == ("succeeded", [foreseen])
+    assert foreseen.cause == "log_left_behind" and "7 bytes" in foreseen.message
+
+
 def test_a_plan_for_memory_that_follows_asks_for_what_it_needs(controller: Controller) -> None:
     plan = plans(controller).plan(PlanRequest(container="web", to="b", memory="lazy"))
     assert (plan.possible, plan.expected) == (True, None)

@@ -67,6 +67,7 @@ class FakeServices:
             mode=request.mode,
             possible=False,
             refusals=[refusal],
+            warnings=[],
             expected=None,
         )
 

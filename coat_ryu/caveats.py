@@ -1,0 +1,26 @@
+"""What a move would lose or change of a container that can be moved all the same: told before, and in the record.
+
+``needs`` is the hook's ``container_needs``; of what a node does not say nothing is told. docs/limits.md has all of it,
+also what no node can see.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    cause: str
+    message: str
+
+
+def warnings(needs: dict[str, Any]) -> list[Caveat]:
+    """Everything that the move of a container would not bring along as it is."""
+    return [*_log(needs)]
+
+
+def _log(needs: dict[str, Any]) -> Iterator[Caveat]:
+    if needs.get("log"):
+        message = f"what the container has written to its log so far ({needs['log']} bytes) stays behind"
+        yield Caveat("log_left_behind", f"{message}: podman logs begins anew at the destination")
