@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, freezer, gate, hold, remains, standing, state
+from coat_ryu.node import criu, criulog, freezer, gate, hold, remains, standing, state
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place, place, podman, require, runtime
@@ -134,7 +134,7 @@ def _checkpoint(
         raw = require(name)
         if state_of(raw) != "checkpointed":
             freezer.thaw_process(raw["State"]["Pid"])
-            criu.explain(failure, where.bundle / "dump.log")
+            criulog.explain(failure, where.bundle / "dump.log", name)
             raise
     stats_file = where.bundle / DUMPED
     stats = criu.read_stats(stats_file)
@@ -243,7 +243,7 @@ def _restore(name: str, where: Place, go_on: Callable[[], object], seen: list[fl
         if state_of(raw) != "running" or not raw["State"].get("Restored"):
             if failure.cause == "timeout":
                 remains.end(where.id, runtime())
-            criu.explain(failure, where.bundle / "restore.log")
+            criulog.explain(failure, where.bundle / "restore.log", name)
             raise
         return datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp()
     return seen[0] if seen else time.time()

@@ -1,4 +1,4 @@
-"""What CRIU is told, and what it leaves behind: its statistics and the errors in its logs."""
+"""What CRIU is told, and the statistics that it leaves behind (its logs: ``criulog``)."""
 
 import contextlib
 import functools
@@ -30,8 +30,6 @@ RESTORE_FIELDS = {
     5: "pages_restored",
 }
 ENTRIES = {1: DUMP_FIELDS, 2: RESTORE_FIELDS}
-
-ERRORS_SHOWN = 12
 
 DIRECTORY = Path("/run/coat/criu")
 """Configuration files, one a container: what they say overrides what the runtime asks of CRIU."""
@@ -129,20 +127,3 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return value, position
-
-
-def explain(failure: Failure, log: Path) -> None:
-    """Podman and the runtime only say that CRIU failed; why is in its log, the first error before those that follow."""
-    found = errors(log)
-    failure.stderr += found
-    if found:
-        failure.args = (f"{failure}; CRIU: {found.splitlines()[0].partition('): ')[2]}",)
-
-
-def errors(log: Path) -> str:
-    """The errors in CRIU's log, the last ones; nothing where there is no log."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join([line for line in lines if "Error (" in line][-ERRORS_SHOWN:])

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from coat_ryu.node import checkpoint, criu, freezer, gate, hold, pager, podman, repair, state
+from coat_ryu.node import checkpoint, criu, criulog, freezer, gate, hold, pager, podman, repair, state
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
@@ -177,7 +177,7 @@ def lazy_checkpoint(
     except Failure as failure:
         # It may have failed late, or only be slow. In its own time: that of the request may be used up.
         contextvars.Context().run(_run_on, transfer, name)
-        criu.explain(failure, where.bundle / "dump.log")
+        criulog.explain(failure, where.bundle / "dump.log", name)
         raise
     finished_at = time.time()
     mark = where.bundle / gate.FREEZING
@@ -230,7 +230,7 @@ def lazy_restore(
             one.hear(look, END_TIMEOUT)
         look()
     except Failure as failure:
-        criu.explain(failure, where.bundle / "restore.log")
+        criulog.explain(failure, where.bundle / "restore.log", name)
         raise
     finally:
         namespaces.set_mtu(netns, mtu)

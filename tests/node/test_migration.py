@@ -349,6 +349,26 @@ def test_what_cannot_be_dumped_runs_on(echo: Journey) -> None:
     assert end(client) > 1
 
 
+def test_what_made_criu_fail_is_told_and_its_log_is_kept(journey: Journey) -> None:
+    """The line that matters, with a plain sentence, and no command before it."""
+    listen = "import socket, signal; s = socket.socket(2, 1, 262); s.listen(); signal.pause()"
+    journey.run(PYTHON, "python3", "-c", listen)
+    pid = (journey.inspect("left") or {})["pid"]
+    wait_until(lambda: journey.lab.exec("left", ["ls", "-l", f"/proc/{pid}/fd"]).stdout.count("socket:"), "the socket")
+    with pytest.raises(NodeError) as raised:
+        journey.freeze()
+    assert raised.value.cause == "mptcp_socket"
+    said = re.fullmatch(
+        r"node left: checkpoint: it has an MPTCP socket; .*; CRIU: inet: Unsupported proto 262 for socket \w+; "
+        r"its log is (\S+)",
+        str(raised.value),
+    )
+    assert said, str(raised.value)
+    assert journey.lab.exec("left", ["stat", "--format=%a %U", said[1]]).stdout == "600 root\n"
+    assert "Unsupported proto 262" in journey.lab.exec("left", ["cat", said[1]]).stdout
+    assert (journey.inspect("left") or {})["state"] == "running"
+
+
 # PTRACE_SEIZE (linux/ptrace.h): a process that is traced already cannot be dumped.
 TRACE = """
 import ctypes, signal, sys

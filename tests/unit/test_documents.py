@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from coat_ryu import openapi
+from coat_ryu.node.criulog import KNOWN
 from coat_ryu.node.verbs import VERBS
 from coat_ryu.rest import ROUTES
 from coat_ryu.saga import STEPS
@@ -73,6 +74,10 @@ def test_every_cause_of_a_refusal_is_described() -> None:
     # Bases that nobody raises, and what keeps the controller from starting.
     never_answered = {"error", "conflict", "bad_tokens", "open_door"}
     assert written - never_answered <= set(re.findall(r"`(\w+)`", section(REST, "Errors")))
+
+
+def test_every_reason_of_criu_is_described_and_nothing_else() -> None:
+    assert table_cells(section(REST, "What CRIU cannot do")) - {"cause"} == {one.cause for one in KNOWN}
 
 
 def test_every_make_target_is_in_the_readme_and_nothing_else() -> None:

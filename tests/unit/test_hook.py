@@ -300,14 +300,6 @@ def test_what_is_no_statistics_is_refused(tmp_path: Path, content: bytes) -> Non
         criu.read_stats(file)
 
 
-def test_only_the_errors_of_a_log_are_told(tmp_path: Path) -> None:
-    log = tmp_path / "dump.log"
-    log.write_text("".join(f"(00.1) fine {n}\n(00.2) Error (criu/x.c:{n}): bad\n" for n in range(50)))
-    told = criu.errors(log).splitlines()
-    assert len(told) == criu.ERRORS_SHOWN and told[-1] == "(00.2) Error (criu/x.c:49): bad"
-    assert criu.errors(tmp_path / "none") == ""
-
-
 def test_the_hook_needs_nothing_of_the_controllers() -> None:
     """As on a node, where none of it is: only the standard library and pyroute2."""
     code = (
