@@ -21,7 +21,7 @@ from ryu.app.wsgi import WSGIApplication
 from ryu.lib import hub
 from ryu.ofproto.ofproto_common import OFP_SSL_PORT, OFP_TCP_PORT
 
-from coat_ryu import logs, rest, shipment
+from coat_ryu import latchkey, logs, rest, shipment
 from coat_ryu.containers import Containers
 from coat_ryu.control import Control
 from coat_ryu.doors import BadTokens, Doors, Token, parse_tokens
@@ -77,6 +77,12 @@ OPTIONS = [
         "step_timeout", default=600.0, min=1, help="Seconds that a checkpoint, a transfer or a restore may take."
     ),
     cfg.StrOpt("tokens", help="File of tokens, lines 'NAME read|migrate|admin sha256:HEX', mode 0600."),
+    cfg.BoolOpt(
+        "trust_loopback",
+        default=False,
+        help="Whether everybody on this machine may use REST on loopback without a token, which makes them root on the"
+        " nodes; for a lab.",
+    ),
     cfg.StrOpt("tls_cert", help="Certificate (PEM, with its chain) that REST shows."),
     cfg.StrOpt("tls_key", help="Its private key (PEM)."),
     cfg.StrOpt("tls_client_ca", help="Authorities (PEM) of whose clients REST asks for a certificate."),
@@ -196,16 +202,22 @@ def _topology() -> Topology:
 def _doors() -> Doors:
     """Who may come in. Raises OpenDoor, BadTokens; REST and OpenFlow listen as it says from here on."""
     tls = Tls(CONF.coat.tls_cert, CONF.coat.tls_key, CONF.coat.tls_client_ca)
+    refuse_open_door(CONF.wsapi_host, tls, bool(CONF.coat.tokens))
     tokens = _tokens()
-    refuse_open_door(CONF.wsapi_host, tls, tokens is not None)
     replace_servers(tls.context())
     rate = CONF.coat.requests_per_second
-    return Doors(tokens, rate, max(1, int(rate * 2)), guarded=tls.client_ca is not None)
+    hint = latchkey.challenge(_own_token()) if tokens is not None and not CONF.coat.tokens else ""
+    return Doors(tokens, rate, max(1, int(rate * 2)), guarded=tls.client_ca is not None, hint=hint)
+
+
+def _own_token() -> Path:
+    return Path(CONF.coat.journal).expanduser().absolute().with_suffix(".token")
 
 
 def _tokens() -> tuple[Token, ...] | None:
+    """Those of the file; else our own, unless certificates or an option let people in without."""
     if not CONF.coat.tokens:
-        return None
+        return None if CONF.coat.tls_client_ca or CONF.coat.trust_loopback else (latchkey.own_token(_own_token()),)
     path = Path(CONF.coat.tokens).expanduser()
     try:
         if path.stat().st_mode & 0o077:

@@ -31,7 +31,11 @@ class BadTokens(CoatError):
 class Unauthorized(CoatError):
     default_cause = "unauthorized"
     response = 401
-    headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="coat"'})
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """``hint`` goes on with the challenge (RFC 9110, section 11.3)."""
+        super().__init__(message)
+        self.headers = MappingProxyType({"WWW-Authenticate": f'Bearer realm="coat"{hint}'})
 
 
 class Forbidden(CoatError):
@@ -99,7 +103,8 @@ class Doors:
     """``tokens`` None lets everybody in who reaches us: on loopback, or with a TLS certificate of the right authority.
 
     ``rate`` is how many requests a second one caller may make on average, and ``burst`` how many at once; rate 0 is no
-    limit. ``guarded`` says that something else than a token keeps strangers out.
+    limit. ``guarded`` says that something else than a token keeps strangers out. ``hint`` is for the challenge that
+    callers on this machine get.
     """
 
     def __init__(
@@ -108,11 +113,13 @@ class Doors:
         rate: float = 0.0,
         burst: int = 200,
         guarded: bool = False,
+        hint: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokens = tokens
         self._rate, self._burst = rate, burst
         self._guarded = guarded
+        self._hint = hint
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
@@ -136,7 +143,8 @@ class Doors:
         token = self._token(caller)
         if token is None:
             said = "is not known" if caller.authorization else "is missing"
-            raise Unauthorized(f"Authorization: a bearer token is wanted, and it {said}")
+            hint = self._hint if is_loopback(caller.address) else ""
+            raise Unauthorized(f"Authorization: a bearer token is wanted, and it {said}", hint)
         roles = get_args(Role)
         if roles.index(token.role) < roles.index(needed):
             raise Forbidden(f"the token {token.name} may {token.role}; this needs {needed}")

@@ -7,9 +7,11 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from coat_ryu import latchkey
 from mininet_scenarios.workloads import Outcome, Workload
 
 REQUEST_TIMEOUT = 300.0
+UNAUTHORIZED = 401
 TOO_MANY_REQUESTS, LEAST_PAUSE = 429, 0.1
 """What the controller answers who asks too often (RFC 6585, section 4), and the seconds until it is asked again."""
 
@@ -25,21 +27,29 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The REST API at ``base``. Methods answer its JSON; they raise Refused."""
+    """The REST API at ``base``, with its own token where it asks for one. Methods answer its JSON; they raise
+    Refused.
+    """
 
     base: str
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
+        headers: dict[str, str] = {}
         give_up = time.monotonic() + REQUEST_TIMEOUT
         while True:
             try:
-                request = Request(self.base + path, data=data, method=method)
+                request = Request(self.base + path, data=data, method=method, headers=headers)
                 with urlopen(request, timeout=REQUEST_TIMEOUT) as response:
                     text = response.read()
                 return json.loads(text) if text else None
             except HTTPError as error:
                 answer = json.loads(error.read() or b"null")
+                if error.code == UNAUTHORIZED and not headers:
+                    token = latchkey.offered(self.base, error.headers.get("WWW-Authenticate", ""))
+                    if token:
+                        headers["Authorization"] = f"Bearer {token}"
+                        continue
                 if error.code != TOO_MANY_REQUESTS or time.monotonic() > give_up:
                     raise Refused(error.code, answer) from None
                 time.sleep(max(LEAST_PAUSE, float(error.headers.get("Retry-After", 0))))

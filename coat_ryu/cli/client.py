@@ -12,6 +12,8 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import click
 
+from coat_ryu import latchkey
+
 REQUEST_TIMEOUT = 60.0
 """Seconds; making a container and looking for residue ask the nodes, and take the longest."""
 
@@ -48,9 +50,11 @@ class Failed(click.ClickException):
         click.echo(text, file=file, err=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Client:
-    """The controller at ``url``. ``ca`` and ``cert`` are PEM files, for https. Methods raise Failed."""
+    """The controller at ``url``. ``ca`` and ``cert`` are PEM files, for https. Without a ``token``, that of a
+    controller on this machine is used if we may read it. Methods raise Failed.
+    """
 
     url: str
     token: str | None = field(default=None, repr=False)
@@ -98,6 +102,10 @@ class Client:
         try:
             return build_opener(*handlers).open(request, timeout=timeout)
         except HTTPError as error:
+            if error.code == 401 and not self.token:
+                self.token = latchkey.offered(self.url, error.headers.get("WWW-Authenticate", ""))
+                if self.token:
+                    return self._open(method, path, body, timeout, headers)
             raise self._refusal(error, method, path) from None
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
@@ -127,7 +135,9 @@ class Client:
             )
             return Failed(message, Exit.UNSUPPORTED, answer)
         if error.code == 401 and not self.token:
+            file = latchkey.file_in(error.headers.get("WWW-Authenticate", ""))
             message += "; give a token with COAT_TOKEN or --token"
+            message += f", or be who may read {file} on the controller's machine" if file else ""
         return Failed(message, exit_for(error.code), answer)
 
     def _stranger(self, status: int) -> Failed:

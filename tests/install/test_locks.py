@@ -52,8 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def open_one(place: Path) -> Iterator[Manager]:
-    """On loopback, as it is by default, with log lines in JSON."""
-    options = f"topology = {place}/topology.yaml\nlog_format = json\nrequests_per_second = 0"
+    """On loopback, open to everybody on this machine, with log lines in JSON."""
+    options = f"topology = {place}/topology.yaml\nlog_format = json\nrequests_per_second = 0\ntrust_loopback = true"
     with running(ENVIRONMENT, "coat_ryu.app", place / "open", options) as manager:
         assert manager.get("/openapi.json")[0] == 200
         yield manager
@@ -104,6 +104,24 @@ def ask(
 
 
 # ---- locks
+
+
+NOBODY = 65534
+
+
+def test_by_default_only_who_may_read_its_token_is_let_in(tmp_path: Path) -> None:
+    """Root here; anybody else on the machine, and whoever makes a server here ask loopback, gets no further."""
+    with running(ENVIRONMENT, "coat_ryu.app", tmp_path / "run") as manager:
+        manager.get("/healthz")
+        status, answer, _ = ask(manager, "/v1.0/containers", None, "POST", b"{}")
+        assert (status, answer["cause"]) == (401, "unauthorized")
+        program = "from coat_ryu.cli import main; main()"
+        url = f"http://{manager.rest[0]}:{manager.rest[1]}"
+        coat = [sys.executable, "-c", program, "--url", url, "containers"]
+        for user, code in ((None, 0), (NOBODY, 5)):
+            found = subprocess.run(coat, user=user, capture_output=True, text=True, timeout=60)
+            assert found.returncode == code, found.stderr
+        assert (tmp_path / "run/journal.token").read_text().strip() not in manager.log.read_text()
 
 
 @pytest.mark.parametrize("client", [None, "mallory"])
