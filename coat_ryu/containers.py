@@ -36,11 +36,11 @@ def endpoint_args(spec: ContainerSpec, network: Network, mtu: int) -> dict[str, 
     return {**endpoint_name(spec.name), "addresses": addresses, "mac": spec.mac, "mtu": mtu}
 
 
-def create_args(spec: ContainerSpec) -> dict[str, Any]:
-    """Arguments of the hook's ``container_create`` and ``container_run``."""
+def create_args(spec: ContainerSpec, image: str | None = None) -> dict[str, Any]:
+    """Arguments of the hook's ``container_create`` and ``container_run``; ``image``: an id, if no other will do."""
     return {
         "name": spec.name,
-        "image": spec.image,
+        "image": image or spec.image,
         "command": list(spec.command),
         "env": spec.env,
         "netns": namespace_name(spec.name),

@@ -54,7 +54,8 @@ class Move:
         self.writing = threading.Lock()
         self.going_back = False
         self.key: tuple[str, str] | None = None  # the caller's Idempotency-Key, and what it asked for
-        self.image_there: dict[str, Any] | None = None  # what the destination said of the image at preflight
+        self.image = self.spec.image  # from the preflight on the id of the one that the container runs
+        self.image_is_there = False  # whether its name means that one at the destination
         self.found_running = False  # its restore was never answered, and may have been cut short in tidying up
         self.destination_gone = False  # its host is taken for dead
         self.handed_ahead = threading.Event()

@@ -11,7 +11,7 @@ from typing import Any
 
 from coat_ryu import caveats, memory
 from coat_ryu.containers import create_args, endpoint_args
-from coat_ryu.errors import SwitchError, SwitchTimeout
+from coat_ryu.errors import Conflict, SwitchError, SwitchTimeout
 from coat_ryu.fabric import Loan, Waiter
 from coat_ryu.flows import held_mac
 from coat_ryu.keys import Identity, one_time_pair
@@ -36,13 +36,14 @@ def preflight(move: Move, tally: Tally) -> None:
     name, wanted = {"name": move.name}, ("image_inspect", {"image": move.spec.image})
     of_source = ("container_needs", name), _hello(move.source)
     of_destination = ("container_inspect", name), _hello(move.destination), wanted
-    (needs, here_is), (there, there_is, move.image_there) = move.ask_both(tally, of_source, of_destination)
+    (needs, here_is), (there, there_is, named) = move.ask_both(tally, of_source, of_destination)
     refuse(presence(move.name, move.record.source, move.record.destination, needs, there))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
     may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)
     memory.may_move(move, tally, here_is, there_is)
     if there is not None:  # what an earlier migration left
         move.call(tally, move.destination, "container_remove", {"name": move.name}, QUICK)
+    move.image, move.image_is_there = needs["image_id"], named["id"] == needs["image_id"]
     move.record.warnings = caveats.warnings(needs)
     tally.detail.update(image=needs["image"], state=state_size(needs))
 
@@ -52,22 +53,34 @@ def _hello(site: Site) -> Request:
 
 
 def image(move: Move, tally: Tally) -> None:
-    """The destination has the image before anything is frozen: the state holds only what differs from it."""
-    wanted = {"image": move.spec.image}
-    there = move.image_there or move.call(tally, move.destination, "image_inspect", wanted).result
-    if there["id"] is not None:
+    """The destination has the image before anything is frozen: the state holds only what differs from it.
+
+    The very one that the container runs, whatever its name means by now, here or there.
+    """
+    wanted = {"image": move.image}
+    if move.image_is_there or _has_image(move, tally):
         tally.detail["brought"] = False
         return
     transfer = move.transfer + "-image"
     sender, receiver = one_time_pair(transfer)
     to = _receive(move, tally, transfer, receiver, "image")
-    args = {"transfer": transfer, **wanted, "to": to, "tls": sender.as_args()}
+    args = {"transfer": transfer, **wanted, "name": move.spec.image, "to": to, "tls": sender.as_args()}
     try:
         sent = move.call(tally, move.source, "send_image", args, move.bulk).result
         move.call(tally, move.destination, "receive_wait", {"transfer": transfer, "timeout": move.bulk}, move.bulk)
     finally:  # its end of the connection listens until it is told
         move.tidy(tally, move.destination, "transfer_discard", {"transfer": transfer})
+    if not _has_image(move, tally):
+        message = f"image: what arrived on {move.record.destination} is not the image {move.image} of {move.name}"
+        raise Conflict(message, cause="image_differs")
+    if sent["name"]:
+        move.call(tally, move.destination, "image_tag", {**wanted, "name": sent["name"]})
     tally.detail.update(brought=True, bytes=sent["bytes"])
+
+
+def _has_image(move: Move, tally: Tally) -> bool:
+    there = move.call(tally, move.destination, "image_inspect", {"image": move.image}).result
+    return bool(there["id"] == move.image)
 
 
 def hold(move: Move, tally: Tally) -> None:
@@ -194,7 +207,7 @@ def undo_flow_update(move: Move, tally: Tally) -> None:
 
 def restore(move: Move, tally: Tally) -> None:
     """The container runs again, and is given what waited for it."""
-    create = ("container_create", create_args(move.moved_spec))
+    create = ("container_create", create_args(move.moved_spec, move.image))
     restored, released = move.call_all(tally, move.destination, create, *restoring(move), timeout=move.bulk)[-2:]
     note_restore(move, tally, restored, released)
 

@@ -45,7 +45,7 @@ def make_ready(move: Move, ended: Ended) -> None:
     tally = Tally(0.0, {})
     receiver = receiving(move, move.transfer, move.identities()[1], "state")
     requests = [hold_request(move), endpoint_request(move, move.moved_spec)]
-    requests += [("container_create", create_args(move.moved_spec)), receiver]
+    requests += [("container_create", create_args(move.moved_spec, move.image)), receiver]
     if not memory.is_lazy(move):
         requests.append(("restore_open", restore_args(move)))
     done = move.call(tally, move.destination, "chain", move.chained(*requests), move.bulk).result["steps"]

@@ -131,12 +131,18 @@ def _summary(raw: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": raw["Name"],
         "id": raw["Id"],
-        "image": raw["ImageName"],
+        "image": _image_name(raw),
         "image_id": raw["Image"],
         "state": state(raw),
         "pid": raw["State"]["Pid"] or None,
         "spec": _spec(raw),
     }
+
+
+def _image_name(raw: dict[str, Any]) -> str:
+    """As it was asked for: a container that was moved is made from an image's id, and has no other name of Podman's."""
+    spec = _spec(raw)
+    return str(spec["image"] if isinstance(spec, dict) and spec.get("image") else raw["ImageName"])
 
 
 def _spec(raw: dict[str, Any]) -> Any:
@@ -152,6 +158,25 @@ def image_inspect(*, image: Image) -> dict[str, Any]:
     """``id`` is None when the image is not here; ``size`` in bytes."""
     found = _inspect("image", image)
     return {"id": found["Id"], "size": found["Size"]} if found else {"id": None, "size": 0}
+
+
+@verb
+def image_tag(*, image: Image, name: Image) -> dict[str, Any]:
+    """The image has this name, unless another has it already: ``tagged`` is False then, and when it had it before."""
+    if _inspect("image", name) is not None:
+        return {"tagged": False}
+    podman("tag", image, name)
+    return {"tagged": True}
+
+
+def name_of_image(image: str, name: str) -> str | None:
+    """What ``name`` is in full, if it is a name of this image here: not of another, and no id or digest."""
+    found = _inspect("image", name)
+    if found is None or found["Id"] != image:
+        return None
+    wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    names: list[str] = found["RepoTags"] or []
+    return next((full for full in names if full == wanted or full.endswith(f"/{wanted}")), None)
 
 
 def _pids_limit() -> list[str]:

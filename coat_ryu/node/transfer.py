@@ -244,8 +244,13 @@ def send_state(*, transfer: TransferId, name: Name, to: dict[str, Any], tls: dic
 
 
 @verb
-def send_image(*, transfer: TransferId, image: Image, to: dict[str, Any], tls: dict[str, str]) -> dict[str, Any]:
-    """Sends an image with its names."""
+def send_image(
+    *, transfer: TransferId, image: Image, to: dict[str, Any], tls: dict[str, str], name: Image | None = None
+) -> dict[str, Any]:
+    """Sends an image; without its names if ``image`` is an id, so that it takes no name from another.
+
+    Answers as ``send`` does, and with the ``name`` in full, null if that means another image here, or none.
+    """
 
     def fill(sender: Sender) -> None:
         with _podman_pipe(["podman", "save", "--quiet", image], stdout=subprocess.PIPE) as process:
@@ -254,7 +259,8 @@ def send_image(*, transfer: TransferId, image: Image, to: dict[str, Any], tls: d
             while data := pipe.read(BUFFER):
                 sender.write(data)
 
-    return send(transfer, to, tls, fill)
+    sent = send(transfer, to, tls, fill)
+    return {**sent, "name": podman.name_of_image(image, name) if name else None}
 
 
 def send(transfer: str, to: dict[str, Any], tls: dict[str, str], fill: Callable[[Sender], None]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class FakeNode:
 
     name: str
     world: "World"
-    images: set[str] = field(default_factory=set)
+    images: dict[str, str] = field(default_factory=dict)  # name to id; one without a name has its id for one
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     taps: set[str] = field(default_factory=set)
@@ -105,11 +105,12 @@ class FakeNode:
         }
 
     def container_create(self, name: str, image: str, spec: str, **_: Any) -> Any:
-        if image not in self.images:
+        image_id = self.image_inspect(image)["id"]
+        if image_id is None:
             raise self.fail(f"no image {image}")
-        self.containers.setdefault(
-            name, {"name": name, "id": "1", "image": image, "state": "created", "spec": json.loads(spec)}
-        )
+        asked_for = json.loads(spec)
+        made = {"name": name, "id": "1", "image": asked_for["image"], "image_id": image_id, "state": "created"}
+        self.containers.setdefault(name, {**made, "spec": asked_for})
         return {"id": "1"}
 
     def container_run(self, name: str, netns: str, **args: Any) -> Any:
@@ -135,7 +136,16 @@ class FakeNode:
         return {"flushed": len(addresses) if netns in self.endpoints else 0}
 
     def image_inspect(self, image: str) -> Any:
-        return {"id": "sha" if image in self.images else None, "size": 1}
+        return {"id": self.images.get(image, image if image in self.images.values() else None), "size": 1}
+
+    def image_tag(self, image: str, name: str) -> Any:
+        if image not in self.images.values():
+            raise self.fail(f"no image {image}")
+        free = name not in self.images
+        if free:
+            self.images.pop(image, None)
+            self.images[name] = image
+        return {"tagged": free}
 
     def hold_open(self, port: str, **_: Any) -> Any:
         self.taps.add(port)
@@ -180,11 +190,11 @@ class FakeNode:
             event.set()
         return {"removed": event is not None}
 
-    def send_image(self, transfer: str, image: str, to: dict[str, Any], **_: Any) -> Any:
+    def send_image(self, transfer: str, image: str, to: dict[str, Any], name: str = "", **_: Any) -> Any:
         receiver, _name = self.world.listening[to["port"]]
-        receiver.images.add(image)
+        receiver.images.setdefault(image, image)
         receiver.transfers[transfer].set()
-        return {"bytes": 9, "sha256": "00"}
+        return {"bytes": 9, "sha256": "00", "name": name if self.images.get(name) == image else None}
 
     def send_state(self, transfer: str, name: str, to: dict[str, Any], **_: Any) -> Any:
         if self.containers.get(name, {}).get("state") not in ("checkpointed", "paused"):

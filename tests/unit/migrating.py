@@ -107,7 +107,7 @@ def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
 def world_with_web() -> World:
     world = World("a", "b")
     for node in world.nodes.values():
-        node.images.add("img")
+        node.images["img"] = "id-of-img"
     return world
 
 

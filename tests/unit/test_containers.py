@@ -26,7 +26,7 @@ class Scene:
     def __init__(self, journal: Path) -> None:
         self.world = World("a", "b")
         for node in self.world.nodes.values():
-            node.images.add("img")
+            node.images["img"] = "id-of-img"
         alive = threading.Event()
         self.nodes = Nodes(
             TOPOLOGY,

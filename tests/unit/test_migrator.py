@@ -82,6 +82,44 @@ def test_the_image_is_brought_before_the_freeze(controller: Controller) -> None:
     assert record.state == "succeeded"
     assert controller.world.residue("b") == []
     assert verbs.index("send_image") < verbs.index("checkpoint")
+    assert controller.world.nodes["b"].images == {"img": "id-of-img"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_another_build_under_the_same_tag_is_not_used(controller: Controller, mode: str) -> None:
+    """The container keeps the image that it runs, and the destination's tag stays where it was."""
+    there = controller.world.nodes["b"]
+    there.images = {"img": "id-of-another-build"}
+    record = controller.run(mode=mode)
+    assert record.state == "succeeded"
+    assert there.containers["web"]["image_id"] == "id-of-img" and there.containers["web"]["image"] == "img"
+    assert there.images == {"img": "id-of-another-build", "id-of-img": "id-of-img"}
+
+
+@pytest.mark.parametrize("images", [{"img": "id-of-a-rebuild", "id-of-img": "id-of-img"}, {"id-of-img": "id-of-img"}])
+def test_an_image_whose_tag_was_taken_from_it_moves(controller: Controller, images: dict[str, str]) -> None:
+    controller.world.nodes["a"].images = dict(images)
+    controller.world.nodes["b"].images = {}
+    record = controller.run()
+    there = controller.world.nodes["b"]
+    assert (record.state, there.containers["web"]["image_id"]) == ("succeeded", "id-of-img")
+    assert there.images == {"id-of-img": "id-of-img"}, "the tag means another image now, or none"
+
+
+def test_an_image_without_a_name_is_brought_once(controller: Controller) -> None:
+    for node in controller.world.nodes.values():
+        node.images = {"id-of-img": "id-of-img"}
+    assert controller.run().state == "succeeded"
+    assert "send_image" not in [verb for _, verb in controller.world.calls]
+
+
+def test_an_image_that_arrives_as_another_is_told(controller: Controller) -> None:
+    there = controller.world.nodes["b"]
+    there.images = {}
+    looks = there.image_inspect
+    there.image_inspect = lambda image: {**looks(image), "id": None}  # type: ignore[method-assign]
+    record = controller.run()
+    assert record.error is not None and (record.state, record.error.cause) == ("rolled_back", "image_differs")
 
 
 def test_what_cannot_be_is_refused_and_nothing_changes(controller: Controller) -> None:
