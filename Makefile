@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest
 RUNS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint unit test lab-setup demo paper paper-publish bench bench-growth bench-overlay faults soak docs clean
+.PHONY: help install lint unit test lab-setup demo paper paper-publish bench bench-growth bench-overlay faults soak docs lock audit wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,15 @@ soak: install ## one connection through 200 migrations, byte by byte; RUNS=n
 
 docs: install ## the documents as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
+
+lock: install ## requirements/*.txt anew from setup.cfg: exact versions with hashes, for every Python that is supported
+	$(BIN)/python tools/supply.py lock
+
+audit: install ## known vulnerabilities in what is locked, where their list can be had
+	$(BIN)/python tools/supply.py audit
+
+wheel: install ## dist/coat_ryu-VERSION.whl, and beside it an SBOM (CycloneDX) of what it is installed with
+	$(BIN)/python tools/supply.py wheel
 
 clean: ## remove .venv and what the tools leave here; results/ stays
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,8 +20,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "finished")
 SCRATCH = os.path.join(VENV, "tmp")
-CONSTRAINTS = os.path.join(ROOT, "build-constraints.txt")
-INPUTS = ("setup.cfg", "setup.py", "pyproject.toml", "build-constraints.txt", "coat_ryu.pth", "tools/make_venv.py")
+LOCKS = tuple(os.path.join("requirements", name) for name in ("build.txt", "controller.txt", "develop.txt"))
+INPUTS = ("setup.cfg", "setup.py", "pyproject.toml", "coat_ryu.pth", "tools/make_venv.py") + LOCKS
 OLDEST, NEWEST = (3, 11), (3, 13)
 LOCK_TIMEOUT_S = 1800
 COMMAND_TIMEOUT_S = 1800
@@ -117,18 +117,15 @@ def make_empty(lock):
 
 def fill(lock):
     say("installing coat_ryu, Ryu 4.34 and the tools (under a minute)")
-    pip = [os.path.join(VENV, "bin", "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     # Without --no-compile, byte code for everything takes a third of the time; Python makes what it needs of it anyway.
-    command = [*pip, "-qq", "--no-compile", "--editable", ROOT + "[lab,dev]"]
+    # Nothing is built in an environment of pip's own making: what builds is locked as well.
+    pip = [os.path.join(VENV, "bin", "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    pip += ["-qq", "--no-compile", "--no-build-isolation"]
     os.makedirs(SCRATCH, exist_ok=True)
-    run(
-        command,
-        lock,
-        PIP_CONSTRAINT=CONSTRAINTS,
-        PIP_BUILD_CONSTRAINT=CONSTRAINTS,
-        PIP_USE_PEP517="1",  # Debian 12's pip would otherwise build Ryu with whatever setuptools the environment has
-        TMPDIR=SCRATCH,  # what a killed pip leaves behind goes with the next .venv
-    )
+    build, _, develop = (os.path.join(ROOT, name) for name in LOCKS)
+    for what in (["--require-hashes", "-r", build], ["--require-hashes", "-r", develop], ["--no-deps", "-e", ROOT]):
+        # What a killed pip leaves behind goes with the next .venv. Debian 12's pip would build without PEP 517.
+        run(pip + what, lock, TMPDIR=SCRATCH, PIP_USE_PEP517="1")
 
 
 def run(command, lock, **extra):

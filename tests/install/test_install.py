@@ -27,7 +27,9 @@ REPAIRED = "import eventlet.wsgi; eventlet.wsgi.ALREADY_HANDLED = []; from ryu.c
 def test_wheel_runs_and_leaves_without_a_trace(version: str, wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     check(interpreters()[version], "-m", "venv", environment, cwd=tmp_path)
-    check(environment / "bin/pip", "install", "-qq", "--no-compile", wheel, cwd=tmp_path)
+    for options in locked():
+        check(environment / "bin/pip", "install", "-qq", "--no-compile", *options, cwd=ROOT)
+    check(environment / "bin/pip", "install", "-qq", "--no-compile", "--no-deps", wheel, cwd=tmp_path)
     check(environment / "bin/pip", "check", cwd=tmp_path)
     assert_serves(environment, tmp_path / "run")
     assert_costs_nothing(environment, tmp_path)
@@ -61,6 +63,13 @@ def test_make_install_refuses_other_pythons(version: tuple[int, ...], monkeypatc
     monkeypatch.setattr(sys, "version_info", version)
     with pytest.raises(SystemExit, match=r"Python 3\.11, 3\.12 or 3\.13 is needed"):
         script["check_python"](None)
+
+
+def locked() -> list[list[str]]:
+    """The README's way to what coat_ryu needs: the options of each `pip install` before its own."""
+    lines = re.findall(r"^\S+/pip install (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert lines[-1].endswith(" .") and len(lines) == 3
+    return [line.split() for line in lines[:-1]]
 
 
 def assert_serves(environment: Path, directory: Path) -> None:
