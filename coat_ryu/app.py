@@ -28,7 +28,7 @@ from coat_ryu.doors import BadTokens, Doors, Token, parse_tokens
 from coat_ryu.errors import CoatError
 from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
-from coat_ryu.feed import Feed
+from coat_ryu.feed import Feed, last_number
 from coat_ryu.journal import Journal
 from coat_ryu.listen import Tls, refuse_open_door, replace_servers
 from coat_ryu.metrics import Metrics
@@ -132,7 +132,7 @@ class Coat(FabricApp):
         runner = Runner(self.nodes, containers, journal, limits)
         runner.on_end = metrics.count
         self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, runner)
-        feed = Feed()
+        feed = Feed(last=last_number(journal))
         for teller in (self.fabric, self.nodes, containers, runner):
             teller.tell = feed.tell
         adopters = (self.fabric, self.nodes, containers, self.migrator)

@@ -20,10 +20,11 @@ from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, namespace_name
 from coat_ryu.nodes import Nodes, Site, endpoint_name
 from coat_ryu.sweep import Sweeper
+from coat_ryu.voice import Voice
 
 LOG = logging.getLogger(__name__)
 
-RUN_TIMEOUT = 120.0
+QUICK, RUN_TIMEOUT = 30.0, 120.0
 LAUNCH_GRACE = 15.0
 """Seconds that a declared container waits for nodes that have not answered yet: one of them might be running it
 already.
@@ -161,14 +162,17 @@ class Containers:
             self._forget(resident.spec, site)
 
     def _run(self, spec: ContainerSpec, site: Site) -> None:
-        site.call("endpoint_ensure", endpoint_args(spec, self.network(spec), self.topology.inner_mtu))
+        voice = Voice(spec.name, self._journal)
+        mtu = self.topology.inner_mtu
+        voice.call(site, "endpoint_ensure", endpoint_args(spec, self.network(spec), mtu), QUICK)
         self._fabric.bind(self.binding(spec, site.node.name))
-        site.call("container_run", create_args(spec), RUN_TIMEOUT)
+        voice.call(site, "container_run", create_args(spec), RUN_TIMEOUT)
         self.tell("container", name=spec.name, node=site.node.name, state="running")
 
     def _forget(self, spec: ContainerSpec, site: Site) -> None:
-        site.call("container_remove", {"name": spec.name}, RUN_TIMEOUT)
-        site.call("endpoint_remove", endpoint_name(spec.name))
+        voice = Voice(spec.name, self._journal)
+        voice.call(site, "container_remove", {"name": spec.name}, RUN_TIMEOUT)
+        voice.call(site, "endpoint_remove", endpoint_name(spec.name), QUICK)
         self._fabric.unbind(spec.name)
         self._residents.pop(spec.name, None)
         self._journal.drop_resident(spec.name)

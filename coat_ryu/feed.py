@@ -44,14 +44,30 @@ class TooManyReaders(CoatError):
     response = 503
 
 
-class Feed:
-    """Numbers begin at the milliseconds of the start, so that those of a later controller are higher."""
+class Counter(Protocol):
+    def count(self, name: str, above: int = 0) -> int: ...
 
-    def __init__(self, kept: int = KEPT, clock: Callable[[], float] = time.time) -> None:
+
+MOST = 1_000_000_000
+"""Events that one controller may tell of."""
+
+
+def last_number(counter: Counter, clock: Callable[[], float] = time.time) -> int:
+    """Higher than every event's number of the controllers before, also when the clock has been set back since; and
+    than those of before the journal counted, which were milliseconds.
+    """
+    before = counter.count("events")
+    return counter.count("events", max(before + MOST, int(clock() * 1000)))
+
+
+class Feed:
+    """Numbers begin after ``last``, which must be higher than all of an earlier controller (``last_number``)."""
+
+    def __init__(self, kept: int = KEPT, clock: Callable[[], float] = time.time, last: int | None = None) -> None:
         self._clock = clock
         # As text: an event's dicts and lists take ten times as much memory, and most events are never read.
         self._ring: deque[tuple[int, str]] = deque(maxlen=kept)
-        self._number = int(clock() * 1000)
+        self._number = int(clock() * 1000) if last is None else last
         self._news = threading.Condition()
         self.readers = 0
 

@@ -1,8 +1,8 @@
 """What the controller must not forget: containers and migrations, in SQLite, written before they are acted on.
 
 One row a container (its completed spec and the node it lives on) and one a migration (its record, and what recovery
-needs besides it). Write-ahead logging with ``synchronous=FULL``: a row that was written survives a power cut
-(https://www.sqlite.org/wal.html).
+needs besides it); and counters, whose numbers are on the disk before anybody uses them. Write-ahead logging with
+``synchronous=FULL``: a row that was written survives a power cut (https://www.sqlite.org/wal.html).
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 from coat_ryu.errors import CoatError
 from coat_ryu.model import ContainerSpec
-from coat_ryu.saga import Migration
+from coat_ryu.saga import Migration, unix_time
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS migrations (
     id TEXT UNIQUE NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL, context TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS migrations_by_key ON migrations (json_extract(context, '$.key'));
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS pulse (id INTEGER PRIMARY KEY, at TEXT);
 CREATE INDEX IF NOT EXISTS migrations_by_state ON migrations (state);
 CREATE INDEX IF NOT EXISTS migrations_by_container ON migrations (json_extract(record, '$.container'), serial);
@@ -33,6 +34,18 @@ CREATE INDEX IF NOT EXISTS migrations_by_end ON migrations (json_extract(record,
 """Without the indexes each end of a migration would look through all that are remembered: with 10,000 of them 100 ms
 in which the event loop stands still."""
 
+
+EPOCH = "epoch"
+"""The counter of the epochs that fences carry (``node.fence``)."""
+
+_TIMES = """
+SELECT max(at) FROM (
+    SELECT json_extract(record, '$.started_at') AS at FROM migrations
+    UNION ALL SELECT json_extract(record, '$.finished_at') FROM migrations
+    UNION ALL SELECT json_extract(step.value, '$.started_at') FROM migrations, json_each(record, '$.steps') AS step
+)
+"""
+DAY_MS = 86_400_000
 
 PORTION = 20
 """Records that are read at once where there may be many."""
@@ -75,8 +88,26 @@ class Journal:
                     f"{path} has journal version {version}; this coat_ryu writes version {SCHEMA_VERSION}"
                 )
             self._db.executescript(_SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};")
+            self._begin_counting()
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"the journal {path} cannot be opened: {error}") from error
+
+    def _begin_counting(self) -> None:
+        """A journal that does not count yet is from when epochs were the milliseconds of its controller's clock: above
+        all of these, and above what may have been said without a record.
+        """
+        if not self._db.execute("SELECT 1 FROM counters WHERE name = ?", (EPOCH,)).fetchone():
+            newest = self._db.execute(_TIMES).fetchone()[0]
+            spoken = 0 if newest is None else int(unix_time(newest) * 1000) + DAY_MS
+            self._db.execute("INSERT OR IGNORE INTO counters VALUES (?, ?)", (EPOCH, spoken))
+
+    def count(self, name: str, above: int = 0) -> int:
+        """The counter's next number, higher than all before it and than ``above``."""
+        statement = (
+            "INSERT INTO counters VALUES (?1, ?2 + 1) ON CONFLICT (name)"
+            " DO UPDATE SET value = max(value, ?2) + 1 RETURNING value"
+        )
+        return int(self._do(statement, name, above)[0][0])
 
     def busy_timeout(self, seconds: float) -> None:
         """How long a write waits for another process that holds the file."""

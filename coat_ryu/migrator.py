@@ -17,7 +17,8 @@ from coat_ryu.model import ContainerSpec, Topology
 from coat_ryu.moves import Move, fresh_mac
 from coat_ryu.nodes import Nodes, Site
 from coat_ryu.runner import Runner
-from coat_ryu.saga import Migration, timestamp
+from coat_ryu.saga import Migration, timestamp, unix_time
+from coat_ryu.voice import Voice
 
 LOG = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Migrator:
                 mode=request.mode,
                 mac=request.mac,
                 memory=request.memory,
-                started_at=timestamp(self.runner.clock()),
+                started_at=timestamp(self.runner.wall()),
             )
             new_mac = fresh_mac() if request.mac == "renew" else str(resident.spec.mac)
             move = self._move(record, resident.spec, new_mac)
@@ -93,6 +94,7 @@ class Migrator:
         return record
 
     def _move(self, record: Migration, spec: ContainerSpec, new_mac: str) -> Move:
+        age = max(record.latest(), self.runner.wall()) - unix_time(record.started_at)
         return Move(
             record=record,
             spec=spec,
@@ -104,7 +106,8 @@ class Migrator:
             inner_mtu=self._topology.inner_mtu,
             hold_packets=self.runner.limits.hold_packets if self.runner.limits.hold else 0,
             hold_bytes=self.runner.limits.hold_bytes,
-            epoch=self._epoch(),
+            voice=Voice(record.container, self._journal),
+            since=self.runner.clock() - age,
             bulk=self.runner.limits.step_timeout,
             repair_mss=self.runner.limits.repair_mss,
         )
@@ -175,8 +178,7 @@ class Migrator:
             self._take_up(record, context)
         for node, container in recovery.owed(self._journal):
             if node in self._nodes.sites:
-                fence = {"container": container, "epoch": self._epoch()}
-                self._containers.sweeper.owe(self._nodes.sites[node], fence)
+                self._containers.sweeper.owe(self._nodes.sites[node], container)
 
     def on_ready(self, site: Site) -> None:
         """A node is back: what failed because it was away is taken up again when both are there."""
@@ -197,10 +199,6 @@ class Migrator:
         self._fabric.bind(move.binding_now())
         LOG.warning("migration %s of %s was left unfinished and is taken up", record.id, record.container)
         self.runner.start(move, self.runner.resume)
-
-    def _epoch(self) -> int:
-        """A later controller's is higher, also when the journal was lost."""
-        return int(self.runner.clock() * 1000)
 
 
 def _fingerprint(request: MigrateRequest) -> str:

@@ -13,7 +13,8 @@ from coat_ryu.fabric import Fabric
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import Binding, ContainerSpec, Hold, Place, container_port, hold_port
 from coat_ryu.nodes import Site
-from coat_ryu.saga import Migration
+from coat_ryu.saga import Migration, timestamp, unix_time
+from coat_ryu.voice import Voice
 
 QUICK = 30.0
 BULK = 600.0
@@ -33,7 +34,9 @@ class Tally:
 
 @dataclass
 class Move:
-    """One migration under way: its record and everything its steps need. ``spec`` has the MAC of before the move."""
+    """One migration under way: its record and everything its steps need. ``spec`` has the MAC of before the move,
+    ``since`` is when the record begins, on a clock that runs evenly.
+    """
 
     record: Migration
     spec: ContainerSpec
@@ -45,7 +48,8 @@ class Move:
     inner_mtu: int
     hold_packets: int
     hold_bytes: int
-    epoch: int
+    voice: Voice
+    since: float
     bulk: float = BULK
     repair_mss: bool = True
 
@@ -64,6 +68,14 @@ class Move:
         self._identities: tuple[Identity, Identity] | None = None
         self._frozen_at: float | None = None
         self._resumed_at: float | None = None
+
+    def stamp(self, at: float) -> str:
+        """An instant as the record has it: its own times follow each other evenly, whatever becomes of the clock."""
+        return timestamp(unix_time(self.record.started_at) + at - self.since)
+
+    def instant(self, stamp: str) -> float:
+        """The reverse of ``stamp``."""
+        return self.since + unix_time(stamp) - unix_time(self.record.started_at)
 
     def downtime(self) -> float | None:
         """Seconds from the freeze on the source to the first instruction on the destination."""
@@ -98,14 +110,14 @@ class Move:
         """Arguments that a node refuses once it has seen a later epoch of the container: a dead controller's last
         words.
         """
-        return {**args, "fence": self.fence}
+        return self.voice.fenced(args)
 
     @property
     def fence(self) -> dict[str, Any]:
-        return {"container": self.name, "epoch": self.epoch}
+        return self.voice.fence
 
     def call(self, tally: Tally, site: Site, verb: str, args: dict[str, Any], timeout: float = QUICK) -> Any:
-        reply = site.call(verb, self.fenced(args), timeout)
+        reply = self.voice.call(site, verb, args, timeout)
         tally.overhead += reply.remote_overhead_s
         return reply
 

@@ -27,7 +27,7 @@ def endpoint_name(container: str) -> dict[str, str]:
 
 
 class Reply(Protocol):
-    """A hook's answer. Times in seconds; ``started_at`` and ``finished_at`` on the controller's clock."""
+    """A hook's answer. Times in seconds; ``started_at`` and ``finished_at`` on the controller's even clock."""
 
     result: Any
     started_at: float

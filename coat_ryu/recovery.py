@@ -105,7 +105,7 @@ def runs_at_destination(
             raise
         seen.append(there is not None and there["state"] == "running")
 
-    move.epoch += 1
+    move.voice.take_over()
     try:
         patiently(ask)
     except (NodeUnreachable, NodeTimeout):

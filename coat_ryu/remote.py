@@ -39,7 +39,8 @@ CLOCK_SAMPLES = 8
 class Reply:
     """A hook's answer. Times in seconds.
 
-    ``started_at`` and ``finished_at``, when the node worked on it, are on the controller's clock; ``elapsed`` is how
+    ``started_at`` and ``finished_at``, when the node worked on it, are on the controller's clock (``time.monotonic``,
+    which nobody sets); ``elapsed`` is how
     long the caller waited, ``remote_overhead_s`` the part of it that was not the node's work.
     """
 
@@ -59,7 +60,9 @@ class _Waiting:
 
 
 class Clock:
-    """How far a node's clock is ahead of ours, by the last samples' best (RFC 5905, section 8: least delay wins)."""
+    """How far a node's clock is ahead of ours (``time.monotonic``), by the last samples' best (RFC 5905, section 8:
+    least delay wins).
+    """
 
     def __init__(self) -> None:
         self._samples: collections.deque[tuple[float, float]] = collections.deque(maxlen=CLOCK_SAMPLES)
@@ -153,7 +156,7 @@ class Remote:
     def _ask(self, verb: str, args: Mapping[str, Any], timeout: float, patience: float) -> _Waiting:
         """Sends a request and waits. What it returns has no answer when the connection was lost meanwhile."""
         number = next(self._ids)
-        slot = self._waiting[number] = _Waiting(time.time())
+        slot = self._waiting[number] = _Waiting(time.monotonic())
         try:
             self._send(json.dumps({"id": number, "verb": verb, "args": args, "timeout": timeout}), verb, slot)
             if not slot.done.wait(patience):
@@ -168,7 +171,7 @@ class Remote:
             raise NodeUnreachable(f"node {self.name} is not connected: {self._error}", node=self.name, command=verb)
         try:
             with self._sending:
-                slot.sent_at = time.time()
+                slot.sent_at = time.monotonic()
                 channel.sendall(line.encode() + b"\n")
         except OSError as error:
             message = f"node {self.name}: {verb} could not be sent: {error}"
@@ -225,6 +228,7 @@ class Remote:
             reader = threading.Thread(target=self._read, args=(channel,), daemon=True)
             reader.start()
             self._channel = channel
+            self._clock = Clock()  # the last hook's clock need not be this one's
             for _ in range(CLOCK_SAMPLES):
                 self._sample_clock(CONNECT_TIMEOUT)
         except (NodeError, paramiko.SSHException, OSError, EOFError, ValueError) as error:
@@ -273,7 +277,7 @@ class Remote:
         rest = b""
         try:
             while data := channel.recv(1 << 16):
-                received_at = time.time()
+                received_at = time.monotonic()
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self._take(json.loads(line), received_at)
@@ -333,7 +337,7 @@ class FakeRemote:
         if not self.connected:
             raise NodeUnreachable(f"node {self.name} is not connected", node=self.name, command=verb)
         self.calls.append((verb, dict(args or {})))
-        started = time.time()
+        started = time.monotonic()
         result = self._verbs[verb](dict(args or {}))
-        finished = time.time()
+        finished = time.monotonic()
         return Reply(result, started, finished, finished - started, 0.0)

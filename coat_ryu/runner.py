@@ -19,7 +19,7 @@ from coat_ryu.journal import Journal, JournalError
 from coat_ryu.moves import BULK, Ahead, Move, Tally
 from coat_ryu.nodes import Nodes
 from coat_ryu.prediction import error as error_of
-from coat_ryu.saga import Batch, Failure, Migration, Predicted, StepRecord, timestamp, unix_time
+from coat_ryu.saga import Batch, Failure, Migration, Predicted, StepRecord, timestamp
 
 LOG = logging.getLogger(__name__)
 
@@ -60,7 +60,10 @@ class Limits:
 
 
 class Runner:
-    """``on_end`` is told of each migration that has ended, ``predict`` asked after its preflight."""
+    """``on_end`` is told of each migration that has ended, ``predict`` asked after its preflight.
+
+    ``clock`` runs evenly and is what decides; ``wall`` may be set back or forth at any time, and only dates records.
+    """
 
     def __init__(
         self,
@@ -68,11 +71,12 @@ class Runner:
         containers: Containers,
         journal: Journal,
         limits: Limits,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits
-        self.clock = clock
+        self.clock, self.wall = clock, wall
         self._nodes = nodes
         self._containers = containers
         self._journal = journal
@@ -115,7 +119,7 @@ class Runner:
         step = next((step for step in move.record.steps if step.name == saga.PIVOT), None)
         step = step or self._begin(move, self.clock(), saga.PIVOT)[saga.PIVOT]
         step.detail["found_running"] = move.found_running = True
-        self._end(move, step, unix_time(step.started_at), self.clock(), Tally(0.0, {}))
+        self._end(move, step, move.instant(step.started_at), self.clock(), Tally(0.0, {}))
 
     def _run(self, move: Move, way: Callable[[Move], None]) -> None:
         record = move.record
@@ -136,21 +140,21 @@ class Runner:
     def _close(self, move: Move) -> None:
         record = move.record
         finished = self.clock()
-        record.finished_at, record.duration_s = timestamp(finished), finished - unix_time(record.started_at)
+        record.finished_at, record.duration_s = move.stamp(finished), finished - move.since
         record.remote_overhead_s = sum(step.remote_overhead_s for step in record.steps)
         if record.predicted is not None and record.downtime_s:
             record.prediction_error = error_of(record.predicted.downtime_s, record.downtime_s)
         LOG.info("migration %s: %s after %.3f s", record.id, record.state, record.duration_s)
         try:
             self.save(move)
-            self._journal.prune(KEEP_RECORDS, timestamp(finished - self.limits.keep_days * DAY))
+            self._journal.prune(KEEP_RECORDS, timestamp(self.wall() - self.limits.keep_days * DAY))
             self.under_way.pop(record.id, None)
         except CoatError as error:  # it stays in memory, so that its outcome can still be read
             LOG.error("migration %s: %s", record.id, error)
         self._containers.give_back(record.container)
         if move.left_behind:
-            self._containers.sweeper.later(move.source, move.fence)
-            self._containers.sweeper.later(move.destination, move.fence)
+            self._containers.sweeper.later(move.source, move.name)
+            self._containers.sweeper.later(move.destination, move.name)
         self.on_end(record)
         self._tell_of(record)
         move.finished.set()
@@ -208,7 +212,7 @@ class Runner:
             step = begun[name]
             step.detail.update(tally.detail)
             if since is not None:
-                step.started_at = timestamp(since)
+                step.started_at = move.stamp(since)
             self._end(move, step, began if since is None else since, until or self.clock(), tally)
 
         attempts = ATTEMPTS if move.record.past_pivot else 1
@@ -252,7 +256,7 @@ class Runner:
 
     @staticmethod
     def _note(move: Move, name: str, at: float) -> StepRecord:
-        step = StepRecord(name=name, node=move.record.node_of(name), started_at=timestamp(at))
+        step = StepRecord(name=name, node=move.record.node_of(name), started_at=move.stamp(at))
         move.record.steps.append(step)
         return step
 
@@ -310,7 +314,7 @@ class Runner:
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""
         if not saga.may_run_at_destination(move.record.mode, move.record.begun()):
-            move.epoch += 1  # what is under way on the nodes ends before they are told to undo it
+            move.voice.take_over()  # what is under way on the nodes ends before they are told to undo it
             return False
         return recovery.runs_at_destination(move, [*self._nodes.sites.values()], self._persist, self.clock)
 
@@ -318,10 +322,13 @@ class Runner:
         move.going_back = True
         for name in saga.undo_order(move.record.mode, move.record.begun()):
             self._undo(move, name)
+        home = self._containers.homes().get(move.name)
+        if home is not None and home.node != move.record.source:  # written down before a controller died, and not true
+            self._tolerating(lambda: self._containers.move(move.spec, move.record.source))
 
     def _undo(self, move: Move, name: str) -> None:
         began = self.clock()
-        step = StepRecord(name=f"undo_{name}", node=move.record.node_of(name), started_at=timestamp(began))
+        step = StepRecord(name=f"undo_{name}", node=move.record.node_of(name), started_at=move.stamp(began))
         move.record.steps.append(step)
         self._tell_step(move, step)
         tally = Tally(0.0, step.detail)

@@ -153,6 +153,10 @@ class Migration(BaseModel):
     def done(self) -> list[str]:
         return [step.name for step in self.steps if step.name in STEPS and step.duration_s is not None]
 
+    def latest(self) -> float:
+        """The last of its times, in seconds since the epoch: it cannot be earlier now, whatever a clock says."""
+        return max(map(unix_time, (self.started_at, *(step.started_at for step in self.steps))))
+
     @property
     def past_pivot(self) -> bool:
         return PIVOT in self.done()

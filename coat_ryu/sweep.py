@@ -7,19 +7,25 @@ container is ended unless its own migration took that copy back.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
-from coat_ryu.errors import CoatError, Conflict, NodeError
+from coat_ryu.errors import CoatError, Conflict
 from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import hold_port
 from coat_ryu.nodes import BRIDGE, Nodes, Site, endpoint_name
+from coat_ryu.voice import Voice
 
 LOG = logging.getLogger(__name__)
 
 LIST_TIMEOUT, REMOVE_TIMEOUT = 30.0, 120.0
 IMAGE_SUFFIX = "-image"
+
+ALIVE = ("running", "paused")
+HAS_RUN = (*ALIVE, "checkpointed", "stopped")
+"""States of a container that is more than made ready."""
 
 Scope = Literal["none", "known", "all"]
 """What a sweep removes. ``known``: no container that this controller has never heard of, for its journal may be young.
@@ -59,10 +65,10 @@ def strays(
     containers: dict[str, str] = found["containers"]
     for name, state in containers.items():
         if name not in mine:
-            unknown = state in ("running", "paused") and name not in forsaken
+            unknown = state in ALIVE and name not in forsaken
             lives = f"lives on {homes[name]}" if name in homes else "is not known to the controller"
             yield Stray(node, "container", name, f"it is {state} here, though {name} {lives}" if unknown else None)
-    kept = {name for name, state in containers.items() if state in ("running", "paused")} - forsaken
+    kept = {name for name, state in containers.items() if state in ALIVE} - forsaken
     names = {*found["namespaces"], *(name for name in found["ports"].values() if name)}
     for name in sorted(names - mine - kept):
         yield Stray(node, "endpoint", name)
@@ -79,7 +85,8 @@ class Sweeper:
     def __init__(self, nodes: Nodes, guard: Guard, journal: Journal) -> None:
         self._nodes, self._guard, self._journal = nodes, guard, journal
         self.problems: dict[str, list[str]] = {}
-        self._unfenced: dict[str, dict[str, dict[str, Any]]] = {}
+        self._unfenced: dict[str, set[str]] = {}
+        self._waiting: dict[str, set[str]] = {}  # home, of which something has to be known, to nodes to be swept then
 
     def look(self, site: Site) -> list[Stray]:
         """What lies about on one node. Raises NodeError, JournalError."""
@@ -100,9 +107,15 @@ class Sweeper:
         """Looks, and removes what may go. Raises NodeError, JournalError."""
         if remove != "none":
             self._outlast(site)
-        seen = self.look(site)
-        self.problems[site.node.name] = [f"{stray.name}: {stray.keep}" for stray in seen if stray.keep]
-        return [self._remove(site, stray) if self._may_go(stray, remove) else stray for stray in seen]
+        done: list[Stray] = []
+        spared: set[str] = set()
+        for stray in self.look(site):  # a container comes before its endpoint
+            orphan = stray.kind != "endpoint" or stray.name not in spared
+            done.append(self._remove(site, stray) if orphan and self._may_go(stray, remove) else stray)
+            if stray.kind == "container" and not done[-1].removed:
+                spared.add(stray.name)
+        self.problems[site.node.name] = [f"{stray.name}: {stray.keep}" for stray in done if stray.keep]
+        return done
 
     def _may_go(self, stray: Stray, remove: Scope) -> bool:
         foreign = stray.kind in ("container", "endpoint") and stray.name not in self._guard.homes()
@@ -121,66 +134,110 @@ class Sweeper:
 
     def _outlast(self, site: Site) -> None:
         """A hook whose connection was lost finishes what it was told: not after we have looked. Raises NodeError."""
-        for container, fence in list(self._unfenced.get(site.node.name, {}).items()):
-            try:
-                site.call("clock", {"fence": fence}, REMOVE_TIMEOUT)
-            except NodeError as error:
-                if error.cause != "fenced":  # else a later migration has waited
-                    raise
-            self._unfenced[site.node.name].pop(container, None)
+        for container in list(self._unfenced.get(site.node.name, ())):
+            with suppress(Conflict), self._claimed(container):  # what somebody works on is left alone anyway
+                Voice(container, self._journal).call(site, "clock", {}, REMOVE_TIMEOUT)
+                self._unfenced[site.node.name].discard(container)
 
-    def owe(self, site: Site, fence: dict[str, Any]) -> None:
-        """Before the next look, what this fence's migration may still do on the node is outlasted."""
-        self._unfenced.setdefault(site.node.name, {})[fence["container"]] = fence
+    def owe(self, site: Site, container: str) -> None:
+        """Before the next look, what the container's last migration may still do on the node is outlasted."""
+        self._unfenced.setdefault(site.node.name, set()).add(container)
 
-    def later(self, site: Site, fence: dict[str, Any] | None = None) -> None:
+    def later(self, site: Site, container: str | None = None) -> None:
         """Sweeps in the background; what cannot be done now is tried when the node comes back.
 
-        ``fence`` (``Move.fence``) is of a migration whose requests may still be under way on the node.
+        ``container``: requests of its last migration may still be under way on the node.
         """
-        if fence is not None:
-            self.owe(site, fence)
+        if container is not None:
+            self.owe(site, container)
+
+        waiting = [
+            self._nodes.sites[name] for name in self._waiting.pop(site.node.name, ()) if name in self._nodes.sites
+        ]
 
         def run() -> None:
-            try:
-                self.sweep(site, "known")
-            except CoatError as error:
-                LOG.warning("node %s could not be swept: %s", site.node.name, error)
+            for one in (site, *waiting):
+                try:
+                    self.sweep(one, "known")
+                except CoatError as error:
+                    LOG.warning("node %s could not be swept: %s", one.node.name, error)
 
         threading.Thread(target=run, daemon=True).start()
 
     def _remove(self, site: Site, stray: Stray) -> Stray:
-        name = stray.name if stray.kind in ("container", "endpoint") else None
+        """What was seen may have come into use since: it goes while nobody works on its container."""
+        name = self._container_of(stray)
         try:
-            if name is None:
-                _REMOVE[stray.kind](site, stray.name)
-            elif not self._remove_guarded(site, stray.kind, name):
-                return stray
+            with nullcontext() if name is None else self._claimed(name):
+                keep = self._why_keep(site, stray, name)
+                if keep is not None:
+                    return replace(stray, keep=keep or None)
+                verb, args = _request(stray)
+                if name is None:  # of no container that we know, so nobody can be refused in its name
+                    site.call(verb, args, REMOVE_TIMEOUT)
+                else:
+                    Voice(name, self._journal).call(site, verb, args, REMOVE_TIMEOUT)
+        except Conflict:
+            return stray
         except CoatError as error:
             LOG.warning("%s: the %s %s could not be removed: %s", stray.node, stray.kind, stray.name, error)
             return stray
         LOG.warning("%s: removed the %s %s, which belonged to nobody", stray.node, stray.kind, stray.name)
-        return Stray(stray.node, stray.kind, stray.name, removed=True)
+        return replace(stray, removed=True)
 
-    def _remove_guarded(self, site: Site, kind: Kind, name: str) -> bool:
-        """Nobody may bring the container here meanwhile. False if somebody has since the look."""
+    def _container_of(self, stray: Stray) -> str | None:
+        if stray.kind in ("container", "endpoint"):
+            return stray.name
+        if stray.kind == "hold":
+            return next((name for name in self._guard.homes() if hold_port(name) == stray.name), None)
+        migration = self._journal.migration(stray.name.removesuffix(IMAGE_SUFFIX))
+        return None if migration is None else migration.container
+
+    def _why_keep(self, site: Site, stray: Stray, name: str | None) -> str | None:
+        """None if it may go; else the reason, or "" where it is no stray any more. Its container is claimed."""
+        if stray.kind == "transfer":
+            migration = self._journal.migration(stray.name.removesuffix(IMAGE_SUFFIX))
+            return "" if migration is not None and migration.state == "running" else None
+        if stray.kind == "hold":
+            return None
+        home = self._guard.homes().get(stray.name)
+        if home is not None and home.node == site.node.name:
+            return ""
+        return self._last_copy(site, stray.name, home.node) if stray.kind == "container" and home is not None else None
+
+    def _last_copy(self, site: Site, name: str, home: str) -> str | None:
+        """Why a copy must stay: nothing as good as it is known to be where the container lives. The journal alone is
+        not believed: it may have been restored, and be older than the last move.
+        """
+        lives = self._nodes.sites.get(home)
+        if lives is None or not lives.ready:
+            self._waiting.setdefault(home, set()).add(site.node.name)
+            return f"{name} lives on {home}, which cannot be asked whether it has it"
+        there, here = (one.call("container_inspect", {"name": name}, LIST_TIMEOUT).result for one in (lives, site))
+        good = ALIVE if here is not None and here["state"] in ALIVE else HAS_RUN
+        if there is None or there["state"] not in good:
+            found = "missing" if there is None else there["state"]
+            return f"{name} lives on {home}, but is {found} there, and this may be the last copy"
+        return None
+
+    @contextmanager
+    def _claimed(self, name: str) -> Iterator[None]:
+        """Raises Conflict when somebody works on the container."""
+        self._guard.take(name, "being_swept")
         try:
-            self._guard.take(name, "being_swept")
-        except Conflict:
-            return False
-        try:
-            home = self._guard.homes().get(name)
-            if home is not None and home.node == site.node.name:
-                return False
-            _REMOVE[kind](site, name)
-            return True
+            yield
         finally:
             self._guard.give_back(name)
 
 
-_REMOVE: dict[str, Callable[[Site, str], Any]] = {
-    "container": lambda site, name: site.call("container_remove", {"name": name}, REMOVE_TIMEOUT),
-    "endpoint": lambda site, name: site.call("endpoint_remove", endpoint_name(name), REMOVE_TIMEOUT),
-    "hold": lambda site, port: site.call("hold_close", {"bridge": BRIDGE, "port": port}, REMOVE_TIMEOUT),
-    "transfer": lambda site, key: site.call("transfer_discard", {"transfer": key}, REMOVE_TIMEOUT),
-}
+def _request(stray: Stray) -> tuple[str, dict[str, Any]]:
+    """What removes it: a verb and its arguments."""
+    match stray.kind:
+        case "container":
+            return "container_remove", {"name": stray.name}
+        case "endpoint":
+            return "endpoint_remove", dict(endpoint_name(stray.name))
+        case "hold":
+            return "hold_close", {"bridge": BRIDGE, "port": stray.name}
+        case "transfer":
+            return "transfer_discard", {"transfer": stray.name}

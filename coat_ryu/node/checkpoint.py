@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, criulog, freezer, gate, hold, remains, standing, state
+from coat_ryu.node import criu, criulog, freezer, gate, hold, remains, standing, state, steady
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place, place, podman, require, runtime
@@ -245,8 +245,8 @@ def _restore(name: str, where: Place, go_on: Callable[[], object], seen: list[fl
                 remains.end(where.id, runtime())
             criulog.explain(failure, where.bundle / "restore.log", name)
             raise
-        return datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp()
-    return seen[0] if seen else time.time()
+        return steady.at(datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp())
+    return seen[0] if seen else steady.now()
 
 
 @contextlib.contextmanager
@@ -261,7 +261,7 @@ def _watching(file: Path, act: Callable[[], None]) -> Iterator[list[float]]:
     def watch() -> None:
         while not stop.is_set() or file.exists():
             if file.exists():
-                seen.append(time.time())
+                seen.append(steady.now())
                 return act()
             time.sleep(POLL)
 

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import netns, podman
+from coat_ryu.node import fence, netns, podman, steady
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining, run
-from coat_ryu.node.verbs import Text, verb
+from coat_ryu.node.verbs import Name, Text, verb
 from coat_ryu.node.verbs import address as check_address
 
 COMMANDS = {
@@ -47,8 +47,14 @@ def hello(*, address: Text | None = None) -> dict[str, Any]:
 
 @verb
 def clock() -> float:
-    """The node's clock, in seconds since the epoch, and nothing else, so that the answer is quick."""
-    return time.time()
+    """The node's clock (``steady``) and nothing else, so that the answer is quick."""
+    return steady.now()
+
+
+@verb
+def epoch_heard(*, container: Name) -> dict[str, int]:
+    """The highest epoch of the container that this node has heard: whoever is refused as ``fenced`` asks for it."""
+    return {"epoch": fence.heard(container)}
 
 
 @verb

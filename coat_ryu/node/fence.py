@@ -44,6 +44,14 @@ def fence(verb: str, container: str, epoch: int, directory: Path = DIRECTORY) ->
         os.close(file)
 
 
+def heard(container: str, directory: Path = DIRECTORY) -> int:
+    """The highest epoch of a container that this node has heard, 0 if none."""
+    try:
+        return int((directory / container).read_bytes() or b"0")
+    except FileNotFoundError:
+        return 0
+
+
 def _check(file: int, container: str, epoch: int) -> int:
     latest = int(os.pread(file, 32, 0) or b"0")
     if epoch < latest:

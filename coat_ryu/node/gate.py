@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from coat_ryu.node import steady
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.gaps import Gaps
 from coat_ryu.node.process import remaining, write_if_other
@@ -102,7 +103,7 @@ class Gate:
         with self._lock:
             if self._gaps is not None and self._let_through is not None and not self._passed_at:
                 self.gaps_left = self._gaps.count()
-                self._passed_at = time.time()
+                self._passed_at = steady.now()
                 os.write(self._let_through, b".")
 
     def hear(self, word: str) -> None:
@@ -111,10 +112,10 @@ class Gate:
         if word == "freezing":
             self._gaps.count()  # what was said long before goes, so that what is said in the freeze finds room
         if word == "waiting":
-            self._waiting_since = time.time()
+            self._waiting_since = steady.now()
         # Where the script finds no freezer, CRIU has frozen all when it comes to the gate.
         if word in ("frozen", "waiting") and self.frozen_at is None:
-            self.frozen_at = time.time()
+            self.frozen_at = steady.now()
             self._filling = threading.Thread(target=self._fill, args=(self._gaps,), daemon=True)
             self._filling.start()
 

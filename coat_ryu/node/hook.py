@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from coat_ryu.node import (  # noqa: F401
     lazy,
     podman,
     residue,
+    steady,
     transfer,
     vswitch,
 )
@@ -70,7 +70,7 @@ def serve(requests: Iterable[bytes], answers: Answers) -> None:
 
 
 def _serve_one(line: bytes, answers: Answers) -> None:
-    started_at = time.time()
+    started_at = steady.now()
     answer: dict[str, Any] = {"id": None}
     try:
         request = json.loads(line)
@@ -87,7 +87,7 @@ def _serve_one(line: bytes, answers: Answers) -> None:
         message = f"{type(error).__name__}: {error}"
         answer |= {"ok": False, "error": Failure("internal", message, stderr=traceback.format_exc()).as_json()}
     with contextlib.suppress(OSError):  # the controller may be gone; the work is done all the same
-        answers.write(answer | {"started_at": started_at, "finished_at": time.time()})
+        answers.write(answer | {"started_at": started_at, "finished_at": steady.now()})
 
 
 def _seconds(timeout: object) -> float | None:
@@ -105,13 +105,13 @@ def chain(*, steps: list[dict[str, Any]]) -> dict[str, Any]:
     done: list[dict[str, Any]] = []
     for number, step in enumerate(steps):
         name = str(step.get("verb", ""))
-        started_at = time.time()
+        started_at = steady.now()
         try:
             result = call(name, step.get("args", {}))
         except Failure as failure:
             failure.args = (f"step {number + 1} ({name}): {failure}",)
             raise
-        done.append({"verb": name, "result": result, "started_at": started_at, "finished_at": time.time()})
+        done.append({"verb": name, "result": result, "started_at": started_at, "finished_at": steady.now()})
     return {"steps": done}
 
 

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from coat_ryu.node import checkpoint, criu, criulog, freezer, gate, hold, pager, podman, repair, state
+from coat_ryu.node import checkpoint, criu, criulog, freezer, gate, hold, pager, podman, repair, state, steady
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
@@ -179,9 +179,9 @@ def lazy_checkpoint(
         contextvars.Context().run(_run_on, transfer, name)
         criulog.explain(failure, where.bundle / "dump.log", name)
         raise
-    finished_at = time.time()
+    finished_at = steady.now()
     mark = where.bundle / gate.FREEZING
-    frozen_at = mark.stat().st_mtime if mark.exists() else stopped.frozen_at or finished_at
+    frozen_at = steady.at(mark.stat().st_mtime) if mark.exists() else stopped.frozen_at or finished_at
     mark.unlink(missing_ok=True)
     size = sum(file.stat().st_size for file in images.iterdir())
     done = {"bytes": size, "frozen_at": frozen_at, "finished_at": finished_at, "criu": {}, **stopped.as_json()}
@@ -218,7 +218,7 @@ def lazy_restore(
 
     def look() -> None:
         if not seen and stats.exists():
-            seen.append(time.time())
+            seen.append(steady.now())
             namespaces.set_mtu(netns, mtu)
             release_hold()
 
@@ -234,7 +234,7 @@ def lazy_restore(
         raise
     finally:
         namespaces.set_mtu(netns, mtu)
-    return {"id": where.id, "resumed_at": seen[0] if seen else time.time(), "criu": criu.read_stats(stats)}
+    return {"id": where.id, "resumed_at": seen[0] if seen else steady.now(), "criu": criu.read_stats(stats)}
 
 
 def _restored_already(name: str, netns: str, mtu: int, release_hold: Callable[[], None]) -> dict[str, Any]:
@@ -245,7 +245,11 @@ def _restored_already(name: str, netns: str, mtu: int, release_hold: Callable[[]
     namespaces.set_mtu(netns, mtu + 1)
     namespaces.set_mtu(netns, mtu)
     release_hold()
-    return {"id": raw["Id"], "resumed_at": datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp(), "criu": {}}
+    return {
+        "id": raw["Id"],
+        "resumed_at": steady.at(datetime.fromisoformat(raw["State"]["RestoredAt"]).timestamp()),
+        "criu": {},
+    }
 
 
 def _restore_order(name: str, where: Place, directory: Path) -> dict[str, Any]:

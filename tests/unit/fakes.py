@@ -51,17 +51,18 @@ class FakeNode:
         args = dict(args)
         fence = args.pop("fence", None)
         if verb in ("chain", "receive_wait", "send_state"):
-            self._check(fence)
+            self._check(fence, verb)
             return getattr(self, verb)(**args)
         with self.lock:
-            self._check(fence)
+            self._check(fence, verb)
             return getattr(self, verb)(**args)
 
-    def _check(self, fence: dict[str, Any] | None) -> None:
+    def _check(self, fence: dict[str, Any] | None, verb: str) -> None:
         if fence is None:
+            self.world.unfenced.append((self.name, verb))
             return
         if fence["epoch"] < self.epochs.get(fence["container"], 0):
-            raise self.fail("fenced: a later controller has spoken")
+            raise NodeError("fenced: a later controller has spoken", node=self.name, cause="fenced")
         self.epochs[fence["container"]] = fence["epoch"]
 
     def fail(self, message: str) -> NodeError:
@@ -88,6 +89,9 @@ class FakeNode:
 
     def clock(self) -> float:
         return 0.0
+
+    def epoch_heard(self, container: str) -> Any:
+        return {"epoch": self.epochs.get(container, 0)}
 
     def reach(self, address: str, port: int, timeout: float) -> Any:
         return {"reached": self.world.reached}
@@ -305,6 +309,7 @@ class World:
         self.after: Callable[[int, str, str], None] = lambda number, node, verb: None
         self.again: Callable[[str, str], bool] = lambda node, verb: False
         self.repeated: list[tuple[str, Any, Any]] = []
+        self.unfenced: list[tuple[str, str]] = []
         self.most_copies = 0
         self.dark: set[str] = set()
         self.reached = True

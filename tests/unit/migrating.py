@@ -43,6 +43,11 @@ class MortalJournal(Journal):
             raise Killed
         super().put_migration(migration, context)
 
+    def count(self, name: str, above: int = 0) -> int:
+        if self._killed.is_set():
+            raise Killed
+        return super().count(name, above)
+
     def put_resident(self, spec: ContainerSpec, node: str) -> None:
         if self._killed.is_set():
             raise Killed
