@@ -206,7 +206,7 @@ def test_all_that_changes_a_node_carries_a_fence(tmp_path: Path, way: tuple[str,
     controller.run(mode=way[0], memory=way[1])
     for node in world.nodes.values():  # what an earlier migration could have left
         node.taps.add("h-web")
-    world.nodes["a"].container_create(name="web", image="img", spec="{}")
+    world.nodes["a"].container_create(name="web", image="img", spec='{"image": "img"}')
     world.nodes["a"].endpoint_ensure(netns="coat-web", port="c-web")
     assert {stray["kind"] for stray in controller.containers.sweeper.cleanup(True)["found"]} == {
         "container", "endpoint", "hold",
@@ -219,7 +219,7 @@ def test_all_that_changes_a_node_carries_a_fence(tmp_path: Path, way: tuple[str,
 def test_a_container_can_be_made_and_removed_where_more_was_heard(tmp_path: Path) -> None:
     world = World("a", "b")
     for node in world.nodes.values():
-        node.images.add("img")
+        node.images["img"] = "id-of-img"
         node.epochs["web"] = AHEAD
     controller = Controller(world, tmp_path / "journal.db")
     controller.containers.create(SPEC)
