@@ -115,11 +115,14 @@ def test_by_default_only_who_may_read_its_token_is_let_in(tmp_path: Path) -> Non
         manager.get("/healthz")
         status, answer, _ = ask(manager, "/v1.0/containers", None, "POST", b"{}")
         assert (status, answer["cause"]) == (401, "unauthorized")
-        program = "from coat_ryu.cli import main; main()"
+        program = (
+            "import encodings.idna, os, sys; from coat_ryu.cli import main; os.setuid(int(sys.argv.pop(1))); main()"
+        )
         url = f"http://{manager.rest[0]}:{manager.rest[1]}"
-        coat = [sys.executable, "-c", program, "--url", url, "containers"]
-        for user, code in ((None, 0), (NOBODY, 5)):
-            found = subprocess.run(coat, user=user, capture_output=True, text=True, timeout=60)
+        coat = [sys.executable, "-c", program]
+        for user, code in ((os.geteuid(), 0), (NOBODY, 5)):
+            command = [*coat, str(user), "--url", url, "containers"]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert found.returncode == code, found.stderr
         assert (tmp_path / "run/journal.token").read_text().strip() not in manager.log.read_text()
 
