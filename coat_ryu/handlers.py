@@ -150,7 +150,7 @@ def put_topology(services: Services, asked: Asked) -> Answer:
 
 
 def post_cleanup(services: Services, asked: Asked) -> Answer:
-    return Answer(200, services.cleanup(parse_body(CleanupRequest, read_body(asked.request) or b"{}")))
+    return Answer(200, services.cleanup(parse_body(CleanupRequest, read_body(asked.request, required=False) or b"{}")))
 
 
 def get_events(services: Services, asked: Asked) -> Answer:
@@ -183,8 +183,8 @@ def listed(name: str) -> Any:
     return lambda services, asked: page(asked, getattr(services, name)())
 
 
-def read_body(request: Request) -> bytes:
-    if request.content_length is None and request.headers.get("Transfer-Encoding"):
+def read_body(request: Request, required: bool = True) -> bytes:
+    if request.content_length is None and (required or request.headers.get("Transfer-Encoding")):
         raise InputError("the body must come with a Content-Length", cause="length_required")
     if (request.content_length or 0) > BODY_LIMIT:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {BODY_LIMIT} are taken")

@@ -3,10 +3,16 @@
 Ryu takes neither as options or gets them wrong, so both of its classes are replaced here before it makes them.
 """
 
+import contextlib
+import functools
 import json
 import logging
+import os
+import re
+import socket
 import ssl
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +24,7 @@ from ryu.lib import hub
 
 from coat_ryu.doors import is_loopback
 from coat_ryu.errors import CoatError
+from coat_ryu.places import GREETINGS, PLACES, Places
 
 LOG = logging.getLogger(__name__)
 
@@ -25,7 +32,10 @@ SILENCE = 30.0
 """Seconds that a client may be silent within a request, or take nothing of its answer."""
 IDLE = 75.0
 """Seconds that a connection may wait for its next request."""
-CONNECTIONS = 512
+HANDSHAKE = 10.0
+"""Seconds that a TLS handshake may take."""
+LINGER = 1.0
+"""Seconds in which a client may take its refusal, before what it still sends makes the kernel throw that away."""
 GONE = ("BrokenPipeError", "ConnectionResetError", "TimeoutError", "ssl.SSL")
 """How the last line of a traceback begins that tells of a client and not of us."""
 
@@ -73,17 +83,89 @@ def refuse_open_door(host: str, tls: Tls, has_tokens: bool) -> None:
         LOG.warning("REST listens on %s without TLS: whoever is on the way can read the tokens", host)
 
 
+class TooManyConnections(CoatError):
+    default_cause = "too_many_connections"
+    response = 503
+
+
 class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
-    """Errors below the application have the API's shape too, and a connection can be ended from above."""
+    """Errors below the application have the API's shape too, and a connection can be ended from above.
+
+    ``context`` gives the TLS context for a new connection, None for plain HTTP.
+    """
 
     minimum_chunk_size = 0  # an event is sent when it is there, however small
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+    def __init__(
+        self, places: Places, context: Callable[[], ssl.SSLContext | None], conn_state: list[Any], server: Any
+    ) -> None:
+        self._places, self._context = places, context
+        super().__init__(conn_state, server)
+
+    def setup(self) -> None:
+        context = self._context()
+        if context is not None:  # the handshake is each connection's own affair: none waits for another's
+            self.request = self.conn_state[1] = context.wrap_socket(
+                self.conn_state[1], server_side=True, do_handshake_on_connect=False
+            )
+        self.is_tls = context is not None
+        super().setup()
+
+    def handle(self) -> None:
+        self._visit = self._places.greet(self.client_address[0], lambda: _cut(self.connection))
+        try:
+            if self.is_tls:
+                with hub.Timeout(HANDSHAKE, TimeoutError("the TLS handshake took too long")):
+                    self.connection.do_handshake()
+            if self._places.seat(self._visit):
+                super().handle()
+            elif not self._visit.is_over:
+                refusal = TooManyConnections("all connections are in use; try again")
+                self.send_error(refusal.response, str(refusal), cause=refusal.cause)
+        except (ssl.SSLError, OSError) as error:
+            LOG.debug("a connection from %s ended: %s", self.client_address, error)
+        finally:
+            self._places.leave(self._visit)
+
+    def handle_one_request(self) -> None:
+        self._places.wait(self._visit)
+        super().handle_one_request()
+        if self._visit.is_over:
+            self._hang_up()
+
+    def _read_request_line(self) -> Any:
+        line = super()._read_request_line()
+        if len(line) < eventlet.wsgi.MAX_REQUEST_LINE:
+            return line
+        self.send_error(414, f"the first line has {eventlet.wsgi.MAX_REQUEST_LINE} bytes or more", cause="uri_too_long")
+        return ""
+
+    def parse_request(self) -> bool:
+        try:
+            if not super().parse_request():
+                return False
+        except eventlet.wsgi.HeaderLineTooLong:
+            limit = eventlet.wsgi.MAX_HEADER_LINE
+            self.send_error(431, f"a header line has {limit} bytes or more")
+            return False
+        except eventlet.wsgi.HeadersTooLarge:
+            limit = eventlet.wsgi.MAX_TOTAL_HEADER_SIZE
+            self.send_error(431, f"the headers have more than {limit} bytes")
+            return False
+        wrong = framing_fault(self.headers.get_all("Content-Length", []), self.headers.get_all("Transfer-Encoding", []))
+        if wrong:
+            self.send_error(400, wrong)
+        return wrong is None
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None, cause: str | None = None
+    ) -> None:
         text = message or "this is no HTTP request"
-        body = json.dumps({"cause": "bad_request", "message": text, "response": int(code)}).encode() + b"\n"
+        cause = cause or ("headers_too_large" if int(code) == 431 else "bad_request")
+        body = json.dumps({"cause": cause, "message": text, "response": int(code)}).encode() + b"\n"
         self.close_connection = 1
         self.request_version = "HTTP/1.1"  # what could not be read counts as 0.9, which has no status line
-        self.send_response_only(int(code), "Bad Request")
+        self.send_response_only(int(code))
         for name, value in (
             ("Content-Type", "application/json"),
             ("Content-Length", len(body)),
@@ -93,20 +175,37 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
+        if not self.is_tls:
+            _cut(self.connection, socket.SHUT_WR)
+            with contextlib.suppress(OSError), hub.Timeout(LINGER, False):
+                while self.connection.recv(1 << 16):
+                    pass
 
     def get_environ(self) -> Any:
+        self._places.serve(self._visit)
         environ = super().get_environ()
         environ["coat.hang_up"] = self._hang_up
+        if self.is_tls:
+            environ |= {"wsgi.url_scheme": "https", "HTTPS": "on"}
         return environ
 
     def _hang_up(self) -> None:
         self.close_connection = 1
 
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except (ssl.SSLError, ConnectionError) as error:
-            LOG.debug("a connection from %s ended: %s", self.client_address, error)
+
+def framing_fault(lengths: Sequence[str], encodings: Sequence[str]) -> str | None:
+    """Why nobody can say where a body ends (RFC 9112, section 6.3), in words; None if that is clear."""
+    if lengths and encodings:
+        return "Content-Length and Transfer-Encoding are not allowed together"
+    if len(lengths) > 1 or any(not re.fullmatch("[0-9]{1,18}", length.strip()) for length in lengths):
+        return "Content-Length: one whole number is wanted"
+    return None
+
+
+def _cut(connection: Any, how: int = socket.SHUT_RDWR) -> None:
+    """Ends a connection that somebody else reads: a TLS socket's own shutdown would take its state from under them."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        twin.shutdown(how)
 
 
 class _Log:
@@ -142,6 +241,7 @@ class Turnstile:
 
 def rest_server(context: ssl.SSLContext | None) -> type:
     """The class that Ryu shall make its REST server of."""
+    places = Places()
 
     class Server(hub.WSGIServer):  # type: ignore[misc]
         def __init__(self, application: Any, **config: Any) -> None:
@@ -151,15 +251,12 @@ def rest_server(context: ssl.SSLContext | None) -> type:
             self.serve_forever()
 
         def serve_forever(self) -> None:
-            server = self.server
-            if context is not None:  # the handshake is each connection's own affair: none waits for another's
-                server = context.wrap_socket(server, server_side=True, do_handshake_on_connect=False)
             eventlet.wsgi.server(
-                server,
+                self.server,
                 Turnstile(self.handle),
                 _Log(),
-                max_size=CONNECTIONS,
-                protocol=Protocol,
+                max_size=PLACES + 2 * GREETINGS,  # never reached: then nobody would be let in to be weighed
+                protocol=functools.partial(Protocol, places, lambda: context),
                 keepalive=IDLE,
                 socket_timeout=SILENCE,
                 debug=False,

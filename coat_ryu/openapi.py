@@ -22,8 +22,8 @@ HEADERS = {
     "If-None-Match": "The ETag that is known; 304 when nothing has changed.",
     "Last-Event-ID": "As since.",
 }
-EVERYWHERE = (400, 403, 429, 500)
-"""What any call may be refused with: its query, a foreign page or the role, its rate; and a fault of ours."""
+EVERYWHERE = (400, 403, 414, 429, 431, 500)
+"""What any call may be refused with: its query, a foreign page or the role, its length and rate; a fault of ours."""
 WITH_BODY = (408, 413)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from coat_ryu import handlers
+from coat_ryu.places import PLACES
 from tests.install.certificates import authority, certificate
 from tests.install.manager import Manager, free_port, running
 from tests.install.test_websocket import frame, log_once_it_has
@@ -221,6 +222,7 @@ def raw(manager: Manager, *parts: bytes, pause: float = 0.0, timeout: float = 60
         return answer
 
 
+BAD_LENGTHS = (b"", b"-1", b"+2", b"2_0", b"two", b"0x2", b"2, 2")
 HEAD = b"POST /migrate HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 
 
@@ -238,6 +240,14 @@ def test_a_slow_body_is_given_up(open_one: Manager) -> None:
         (HEAD + b"Content-Length: 1048577\r\n\r\n" + b" " * 1048577, b" 413 ", b"body_too_large"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b" 400 ", b"length_required"),
         (b"nonsense\r\n\r\n", b" 400 ", b"bad_request"),
+        *((HEAD + b"Content-Length: %s\r\n\r\n" % length, b" 400 ", b"one whole number") for length in BAD_LENGTHS),
+        (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b" 400 ", b"one whole number"),
+        (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", b" 400 ", b"not allowed together"),
+        (HEAD + b"\r\n", b" 400 ", b"length_required"),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", b" 414 ", b"uri_too_long"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b" 431 ", b"headers_too_large"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", b" 431 ", b"headers_too_large"),
+        (b"GET / HTTP/9.9\r\n\r\n", b" 505 ", b"bad_request"),
         (
             b"GET /v1.0/contain\xc3ers HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
             b" 404 ",
@@ -252,6 +262,30 @@ def test_what_cannot_be_is_refused_in_the_api_s_shape(
     answer = raw(open_one, request_)
     assert status in answer.partition(b"\r\n")[0], answer
     assert cause in answer and b"Traceback" not in answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/json" in head.lower() and set(json.loads(body)) == {"cause", "message", "response"}
+
+
+def test_a_crowd_that_says_nothing_shuts_nobody_out(open_one: Manager) -> None:
+    """Answered and idle, or with half of a request: they are of one address, and the newest wins."""
+    with contextlib.ExitStack() as crowd:
+        for number in range(PLACES + 20):
+            guest = crowd.enter_context(socket.create_connection(open_one.rest, timeout=10))
+            guest.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"\r\n" * (number % 2))
+            if number % 2:
+                guest.recv(1 << 16)
+        began = time.monotonic()
+        assert ask(open_one, "/v1.0/bindings")[0] == 200
+        assert time.monotonic() - began < 5
+    assert b"Traceback" not in open_one.log.read_bytes()
+
+
+def test_handshakes_that_never_end_shut_nobody_out(locked: Manager, place: Path) -> None:
+    with contextlib.ExitStack() as crowd:
+        for _ in range(PLACES + 20):
+            crowd.enter_context(socket.create_connection(locked.rest, timeout=10))
+        assert ask(locked, "/openapi.json", secure(place, "client"))[0] == 200
+    assert b"Traceback" not in locked.log.read_bytes()
 
 
 # ---- events

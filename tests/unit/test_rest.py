@@ -354,9 +354,24 @@ def test_events_are_server_sent(how: dict[str, str]) -> None:
 def test_every_status_that_is_answered_is_in_the_document() -> None:
     document = openapi.document(rest.ROUTES)
     post = document["paths"]["/migrate"]["post"]
-    assert {"200", "202", "400", "401", "403", "404", "408", "409", "413", "429", "500", "502", "503", "504"} == set(
-        post["responses"]
-    )
+    assert {
+        "200",
+        "202",
+        "400",
+        "401",
+        "403",
+        "404",
+        "408",
+        "409",
+        "413",
+        "414",
+        "429",
+        "431",
+        "500",
+        "502",
+        "503",
+        "504",
+    } == set(post["responses"])
     assert document["paths"]["/v1.0/cleanup"]["post"]["requestBody"]["required"] is False
     assert "304" in document["paths"]["/v1.0/nodes"]["get"]["responses"]
     names = {one["name"] for one in document["paths"]["/v1.0/migrations"]["get"]["parameters"]}
