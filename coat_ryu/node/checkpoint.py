@@ -30,6 +30,8 @@ Beside = Callable[[Place, gate.Gate | None], contextlib.AbstractContextManager[o
 
 POLL = 0.001
 """Seconds between looks whether CRIU has let the processes run."""
+POLL_END = 0.005
+"""Seconds between looks whether a checkpoint has failed that has all but ended."""
 
 
 @verb
@@ -75,7 +77,7 @@ class Sending:
     def __init__(self, where: Place, stopped: gate.Gate, send_it: Callable[[Fill], dict[str, Any]]) -> None:
         self.nothing_to_send = False
         self._where, self._gate, self._send = where, stopped, send_it
-        self._given_up = threading.Event()
+        self._given_up, self._done = threading.Event(), threading.Event()
         self._sent: dict[str, Any] | None = None
         self._error: Failure | None = None
         self._thread = threading.Thread(target=self._run, name=f"send {where.id}", daemon=True)
@@ -85,8 +87,7 @@ class Sending:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._given_up.set()
+        (self._done if kind is None else self._given_up).set()
 
     def result(self) -> dict[str, Any]:
         """Waits for its end. Raises Failure."""
@@ -103,7 +104,7 @@ class Sending:
             self.nothing_to_send = True
             return
         try:
-            self._sent = self._send(lambda stream: state.pack(self._where, stream, self._ended))
+            self._sent = self._send(lambda stream: state.pack(self._where, stream, self._ended, self._settle))
         except Failure as failure:
             self._error = failure
 
@@ -114,6 +115,13 @@ class Sending:
         if self._given_up.is_set():
             raise Failure("transfer_failed", "the checkpoint failed")
         return (self._where.bundle / DUMPED).exists()
+
+    def _settle(self) -> None:
+        """Podman takes /dev/shm away when CRIU has ended, and keeps what was in it: soon that is there whole."""
+        give_up = time.monotonic() + remaining(LISTEN_TIMEOUT)
+        while not self._done.wait(POLL_END):
+            if self._given_up.is_set() or time.monotonic() > give_up:
+                raise Failure("transfer_failed", "the checkpoint failed")
 
 
 def _checkpoint(

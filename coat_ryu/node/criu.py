@@ -36,7 +36,13 @@ DIRECTORY = Path("/run/coat/criu")
 
 # A checkpoint names the cgroup of its container, and CRIU would put the processes there, where the runtime does
 # not find them to freeze them again. Left alone, they stay in the one that was made for the destination's container.
-ALWAYS = "manage-cgroups=ignore"
+ALWAYS = (
+    "manage-cgroups=ignore",
+    # Deleted files are kept in the checkpoint up to this size (CRIU's own is 1 MiB); what has another name
+    # gets one more for the time being (``state`` brings it along).
+    "ghost-limit=1G",
+    "link-remap",
+)
 NO_LOCK = "network-lock=skip"
 """For a restore, while a hold keeps every packet away."""
 
@@ -52,7 +58,7 @@ def _file(name: str) -> Path:
 
 def configure(name: str, *settings: str) -> None:
     """Writes the container's configuration file: what holds always, and further ``settings``, an option each."""
-    write_if_other(_file(name), "".join(f"{line}\n" for line in (ALWAYS, *settings)), 0o600)
+    write_if_other(_file(name), "".join(f"{line}\n" for line in (*ALWAYS, *settings)), 0o600)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ KNOWN = (
     Known(
         "Can't dump ghost file",
         "deleted_file",
-        "it has a deleted file open that is larger than CRIU may take along",
+        "it has a deleted file of more than 1 GiB open",
     ),
     Known("Can't create link remap|Can't link remap", "deleted_name", "it has a file open under a name that is gone"),
     Known(

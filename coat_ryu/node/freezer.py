@@ -40,5 +40,6 @@ def thaw(*, name: Name) -> dict[str, Any]:
     raw = inspect(name)
     pid = raw["State"]["Pid"] if raw else 0
     if pid:
+        state.remove_remaps(place(name), Path(f"/proc/{pid}/root"))
         state.remove_checkpoint(place(name))
     return {"thawed": bool(pid) and thaw_process(pid)}

@@ -32,6 +32,12 @@ PAGES = "pages-"
 """How CRIU's images with memory begin: nearly all of a checkpoint, and written from front to back."""
 SHM_ARCHIVE, SHM = "devshm-checkpoint.tar", "shm"
 """Podman keeps /dev/shm of a checkpointed container as the one, of a running one as the other."""
+SHM_AFTER = "devshm-after.tar"
+"""What takes the first one's place, where CRIU has changed /dev/shm in the dump."""
+FILES, REMAP = "files.img", "link_remap."
+"""CRIU's image with the names of files, and how a name begins that it gives a file whose own one is gone (--link-remap,
+criu/files-reg.c). It makes them in the dump, and removes them when it has failed, and after the restore.
+"""
 LAYER = "layer"
 XATTR, OFFSET, TOGETHER = "COAT.xattr.", "COAT.offset", "COAT.images"
 IMAGES, SMALL = "images", 1 << 18
@@ -52,10 +58,16 @@ class Readable(Protocol):
     def seek(self, position: int, /) -> object: ...
 
 
-def pack(place: Place, stream: Writable, ended: Callable[[], bool] = lambda: True) -> None:
+def pack(
+    place: Place,
+    stream: Writable,
+    ended: Callable[[], bool] = lambda: True,
+    settle: Callable[[], None] = lambda: None,
+) -> None:
     """Writes the state of a container that is frozen or checkpointed: its writable layer, /dev/shm, its checkpoint.
 
-    The checkpoint may still be written meanwhile, until ``ended``. Raises Failure if there is none.
+    The checkpoint may still be written meanwhile, until ``ended``; ``settle`` returns when Podman is done with it too.
+    Raises Failure if there is none.
     """
     if place.upper is None:
         raise Failure("conflict", "name: containers on a storage driver other than overlay cannot be moved")
@@ -63,6 +75,37 @@ def pack(place: Place, stream: Writable, ended: Callable[[], bool] = lambda: Tru
         tar.add(place.upper, LAYER, filter=lambda member: _with_xattrs(place.upper, member))
         _add_shm(tar, place.bundle)
         _add_checkpoint(tar, place.bundle / CHECKPOINT, ended)
+        if _has_remaps(place):
+            settle()
+            _add_remaps(tar, place)
+
+
+def _has_remaps(place: Place) -> bool:
+    try:
+        return REMAP.encode() in (place.bundle / CHECKPOINT / FILES).read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def _add_remaps(tar: tarfile.TarFile, place: Place) -> None:
+    """Names that came to be while the rest was sent. In the stream they are hard links, as on the disk."""
+    assert place.upper is not None
+    sent = set(tar.getnames())
+    for path in sorted(place.upper.rglob(f"{REMAP}*")):
+        name = f"{LAYER}/{path.relative_to(place.upper)}"
+        if name not in sent:
+            tar.add(path, name, filter=lambda member: _with_xattrs(place.upper, member))
+    if (place.bundle / SHM_ARCHIVE).exists():
+        tar.add(place.bundle / SHM_ARCHIVE, SHM_AFTER)
+
+
+def remove_remaps(place: Place, root: Path) -> None:
+    """Names that a CRIU which was killed could not remove itself; ``root`` is the running container's."""
+    if place.upper is None or not _has_remaps(place):
+        return
+    found = [root / path.relative_to(place.upper) for path in place.upper.rglob(f"{REMAP}*")]
+    for path in [*found, *(place.bundle / SHM).rglob(f"{REMAP}*")]:
+        path.unlink(missing_ok=True)
 
 
 def _add_shm(tar: tarfile.TarFile, bundle: Path) -> None:
@@ -200,10 +243,11 @@ def install(directory: Path, place: Place) -> None:
         raise Failure("conflict", "transfer: its state is not there, or was used before")
     remove_checkpoint(place)
     (directory / CHECKPOINT).rename(place.bundle / CHECKPOINT)
+    archive = next(path for path in (directory / SHM_AFTER, directory / SHM_ARCHIVE) if path.exists())
     if place.mounted:
-        _fill_shm(directory / SHM_ARCHIVE, (place.bundle / SHM).resolve())
+        _fill_shm(archive, (place.bundle / SHM).resolve())
     else:  # Podman does it when it mounts
-        (directory / SHM_ARCHIVE).rename(place.bundle / SHM_ARCHIVE)
+        archive.rename(place.bundle / SHM_ARCHIVE)
     with overlayfs.lifted(place.upper.with_name("merged")):
         shutil.rmtree(place.upper)
         _move(directory / LAYER, place.upper)

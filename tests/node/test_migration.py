@@ -11,6 +11,7 @@ import pytest
 from coat_ryu.errors import NodeError
 from coat_ryu.remote import Remote
 from mininet_scenarios.lab import Lab
+from tests.names import ASK, LEFT, NAMES, WHOLE
 from tests.node.conftest import wait_until
 from tests.node.journey import MTU, NETNS, PLACE, RELEASE, SERVER, STORAGE, Journey
 
@@ -347,6 +348,23 @@ def test_what_cannot_be_dumped_runs_on(echo: Journey) -> None:
     assert (echo.inspect("left") or {})["state"] == "running"
     echo.move()
     assert end(client) > 1
+
+
+@pytest.mark.parametrize("trouble", [[], ["mptcp"]], ids=["taken back", "failed"])
+def test_files_without_a_name_are_whole_after_a_checkpoint(journey: Journey, trouble: list[str]) -> None:
+    """One that is taken back, and one that CRIU gives up: the names that it made meanwhile are gone."""
+    journey.run(PYTHON, "python3", "-c", NAMES, *trouble)
+    wait_until(lambda: ":7 " in journey.inside("ss", "-Htln"), "the program")
+    assert journey.inside("python3", "-c", ASK).strip() == WHOLE
+    if trouble:
+        with pytest.raises(NodeError, match="Unsupported proto 262"):
+            journey.freeze()
+        journey.remotes["left"].call("thaw", {"name": "server"})
+    else:
+        journey.freeze()
+        journey.thaw()
+    assert journey.inside("python3", "-c", ASK).strip() == WHOLE
+    assert journey.lab.exec("left", LEFT).stdout == ""
 
 
 def test_what_made_criu_fail_is_told_and_its_log_is_kept(journey: Journey) -> None:

@@ -191,3 +191,50 @@ def test_a_member_cannot_leave_its_directory(tmp_path: Path, kind: str) -> None:
     with pytest.raises((Failure, OSError)):
         state.unpack(stream, tmp_path / "in" / "one")
     assert victim.read_text() == "kept" and victim.stat().st_nlink == 1
+
+
+def test_names_that_criu_makes_while_the_state_is_sent_come_along(tmp_path: Path) -> None:
+    source, destination = place(tmp_path / "a"), place(tmp_path / "b")
+    checkpoint, shm = source.bundle / "checkpoint", source.bundle / "shm"
+    for directory in (checkpoint, shm, destination.bundle / "shm"):
+        directory.mkdir()
+    assert source.upper is not None and destination.upper is not None
+    (source.upper / "two").write_text("linked")
+    (shm / "sem.gate").write_text("semaphore")
+
+    def ended() -> bool:
+        (source.upper or shm).joinpath("link_remap.3").hardlink_to((source.upper or shm) / "two")
+        (shm / "link_remap.4").hardlink_to(shm / "sem.gate")
+        (checkpoint / "files.img").write_bytes(b"\x08\x03 link_remap.3 \x08\x04 dev/shm/link_remap.4")
+        (checkpoint / "inventory.img").touch()
+        return True
+
+    def settle() -> None:
+        with tarfile.open(source.bundle / "devshm-checkpoint.tar", "w") as archive:
+            for path in sorted(shm.iterdir()):
+                archive.add(path, path.name)
+
+    stream = io.BytesIO()
+    state.pack(source, stream, ended, settle)
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    state.install(tmp_path / "received" / "one", destination)
+    assert (destination.upper / "link_remap.3").samefile(destination.upper / "two")
+    with tarfile.open(destination.bundle / "devshm-checkpoint.tar") as archive:
+        assert [member.name for member in archive if member.isreg()] == ["link_remap.4"]
+        assert archive.getmember("sem.gate").linkname == "link_remap.4"
+
+
+def test_names_of_a_criu_that_was_killed_are_removed(tmp_path: Path) -> None:
+    one, root = place(tmp_path / "a"), tmp_path / "root"
+    assert one.upper is not None
+    for directory in (one.bundle / "checkpoint", one.bundle / "shm", one.upper / "tmp", root / "tmp"):
+        directory.mkdir(parents=True)
+    names = [one.upper / "tmp" / "link_remap.3", root / "tmp" / "link_remap.3", one.bundle / "shm" / "link_remap.4"]
+    for name in names:
+        name.touch()
+    state.remove_remaps(one, root)
+    assert all(name.exists() for name in names)  # nothing says that CRIU made them
+    (one.bundle / "checkpoint" / "files.img").write_bytes(b" link_remap.3 ")
+    state.remove_remaps(one, root)
+    assert [name.exists() for name in names] == [True, False, False]  # the layer itself is seen through the overlay
