@@ -15,11 +15,11 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
-from coat_ryu.node import overlayfs
+from coat_ryu.node import overlayfs, untar
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 from coat_ryu.node.process import run
@@ -183,7 +183,9 @@ def _with_xattrs(root: Path | None, member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def unpack(stream: Readable, directory: Path) -> None:
-    """Reads a state into a new directory. Raises Failure for a member that would land outside it."""
+    """Reads a state into a new directory. Raises Failure for a member that would land outside it, or may not be there:
+    only the container's own layer has more than plain files.
+    """
     directory.parent.mkdir(mode=0o700, exist_ok=True)
     directory.mkdir(mode=0o700)
     root = directory.resolve()
@@ -193,34 +195,29 @@ def unpack(stream: Readable, directory: Path) -> None:
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
-    target = root / member.name
-    links_to = [root / member.linkname] if member.islnk() else []
-    if any(root not in (path.parent.resolve() / path.name).parents for path in (target, *links_to)):
-        raise Failure("transfer_failed", f"the state has a member outside its directory: {member.name!r}")
-    if OFFSET in member.pax_headers:
-        return _append(tar, member, target)
     if TOGETHER in member.pax_headers:
         return _separate(tar, member, root / CHECKPOINT)
-    # Checked above. The library's own filters also take away setuid bits and device nodes, which are whiteouts here.
-    tar.extraction_filter = lambda member, path: member
-    tar.extract(member, root, numeric_owner=True)
+    where = untar.parts(member.name)
+    if where[0] == LAYER:
+        return _extract_layer(tar, member, root, untar.EVERYTHING if where[1:] else {tarfile.DIRTYPE})
+    member.mode, member.uid, member.gid = 0o700 if member.isdir() else 0o600, os.geteuid(), os.getegid()
+    if OFFSET in member.pax_headers:
+        untar.append(tar, member, root, member.pax_headers[OFFSET], BUFFER)
+    else:
+        untar.extract(tar, member, root, untar.PLAIN)
+
+
+def _extract_layer(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, kinds: Collection[bytes]) -> None:
+    target = untar.extract(tar, member, root, kinds)
     for key, value in member.pax_headers.items():
         if key.startswith(XATTR):
             os.setxattr(target, key.removeprefix(XATTR), base64.b64decode(value), follow_symlinks=False)
 
 
-def _append(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    """A further piece of a file that has come so far already."""
-    piece, start = tar.extractfile(member), int(member.pax_headers[OFFSET])
-    if piece is None or target.is_symlink() or not target.is_file() or target.stat().st_size != start:
-        raise Failure("transfer_failed", f"the state has a piece of {member.name!r} that does not fit")
-    with target.open("ab") as file:
-        shutil.copyfileobj(piece, file, BUFFER)
-
-
 def _separate(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
-    images, content = json.loads(member.pax_headers[TOGETHER]), tar.extractfile(member)
-    if not (content and _fits(images, member.size)) or directory.is_symlink():
+    images = json.loads(member.pax_headers[TOGETHER])
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is None or not _fits(images, member.size):
         raise Failure("transfer_failed", f"the state has a member that does not fit: {member.name!r}")
     directory.mkdir(mode=0o700, exist_ok=True)
     for name, size in images.items():
@@ -232,7 +229,7 @@ def _separate(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) ->
 def _fits(images: object, size: int) -> bool:
     if not isinstance(images, dict) or not all(isinstance(each, int) and each >= 0 for each in images.values()):
         return False
-    return sum(images.values()) == size and all(name not in ("", "..") and "/" not in name for name in images)
+    return sum(images.values()) == size and all(name not in ("", ".", "..") and "/" not in name for name in images)
 
 
 def install(directory: Path, place: Place) -> None:
@@ -241,6 +238,8 @@ def install(directory: Path, place: Place) -> None:
         raise Failure("conflict", "name: containers on a storage driver other than overlay cannot be moved")
     if not (directory / CHECKPOINT / INVENTORY).exists():
         raise Failure("conflict", "transfer: its state is not there, or was used before")
+    if not ((directory / LAYER).is_dir() and (directory / SHM_ARCHIVE).is_file()):
+        raise Failure("conflict", f"transfer: its state is not whole, it lacks {LAYER} or {SHM_ARCHIVE}")
     remove_checkpoint(place)
     (directory / CHECKPOINT).rename(place.bundle / CHECKPOINT)
     archive = next(path for path in (directory / SHM_AFTER, directory / SHM_ARCHIVE) if path.exists())
@@ -254,10 +253,10 @@ def install(directory: Path, place: Place) -> None:
 
 
 def _fill_shm(archive: Path, root: Path) -> None:
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, "r:") as tar:
         for member in tar:
             if os.path.normpath(member.name) != ".":
-                _extract(tar, member, root)
+                untar.extract(tar, member, root, untar.LINKED)
 
 
 def _move(source: Path, target: Path) -> None:
