@@ -31,13 +31,21 @@ def may_move(move: Move, tally: Tally, here: dict[str, Any], there: dict[str, An
         raise Conflict(refusal.message, cause=refusal.cause)
 
 
+def ends(move: Move) -> dict[str, Any]:
+    """Where the destination listens, and the only address that it lets in."""
+    return {"address": str(move.destination.node.address), "peer": str(move.source.node.address)}
+
+
+def where(args: dict[str, Any], opened: dict[str, Any]) -> dict[str, Any]:
+    """Where the sender finds what was ``opened`` with ``args``, and the address that it must come from."""
+    return {"address": args["address"], "own": args["peer"], "port": opened["port"]}
+
+
 def prepare(move: Move, tally: Tally) -> None:
     """The receiver of the pages listens."""
     if is_lazy(move):
-        address = str(move.destination.node.address)
-        args = {"transfer": move.transfer, "address": address, "tls": move.identities()[1].as_args()}
-        opened = move.call(tally, move.destination, "pages_open", args).result
-        tally.detail["pages_to"] = {"address": address, **opened}
+        args = {"transfer": move.transfer, **ends(move), "tls": move.identities()[1].as_args()}
+        tally.detail["pages_to"] = where(args, move.call(tally, move.destination, "pages_open", args).result)
 
 
 def undo_prepare(move: Move, tally: Tally) -> None:

@@ -310,12 +310,12 @@ def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None
 
 def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, what: str) -> dict[str, Any]:
     verb, args = receiving(move, transfer_id, identity, what)
-    return {"address": args["address"], "port": move.call(tally, move.destination, verb, args).result["port"]}
+    return memory.where(args, move.call(tally, move.destination, verb, args).result)
 
 
 def receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> Request:
-    address = str(move.destination.node.address)
-    return "receive_open", {"transfer": transfer_id, "address": address, "tls": identity.as_args(), "what": what}
+    args = {"transfer": transfer_id, **memory.ends(move), "tls": identity.as_args(), "what": what}
+    return "receive_open", args
 
 
 def checkpoint_args(move: Move, loan: Loan | None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def make_ready(move: Move, ended: Ended) -> None:
         move.fabric.wait_port(move.record.destination, port, PORT_TIMEOUT)
     ended("hold", Tally(0.0, {}), *_span(move.destination, hold))
     ended("create_namespace", Tally(0.0, {}), *_span(move.destination, endpoint))
-    to = tally.detail["to"] = {"address": receiver[1]["address"], "port": listening["result"]["port"]}
+    to = tally.detail["to"] = memory.where(receiver[1], listening["result"])
     if memory.is_lazy(move):
         memory.prepare(move, tally)
     else:

@@ -8,6 +8,7 @@ it, for a TAP lives as long as its file descriptor.
 import contextlib
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Iterable
@@ -121,10 +122,18 @@ def _lines(descriptor: int) -> Iterable[bytes]:
         yield from stream
 
 
+def _allow_all_descriptors() -> None:
+    """sshd's children may have 1,024 as a rule: many migrations at once, or strangers at a port, use that up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> None:
     """Entry point on the node. Nothing else gets at standard output: a stray print must not break the protocol."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    _allow_all_descriptors()
     serve(_lines(0), Answers(channel))
     hold.close_all()

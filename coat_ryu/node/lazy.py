@@ -135,11 +135,14 @@ def _has_large_pipes() -> bool:
 
 
 @verb
-def pages_open(*, transfer: TransferId, address: Text, tls: dict[str, str]) -> dict[str, Any]:
-    """At the destination: waits for the memory's giver on ``address``; answers the TCP ``port``."""
-    check_address("address", address)
+def pages_open(*, transfer: TransferId, address: Text, tls: dict[str, str], peer: Text | None = None) -> dict[str, Any]:
+    """At the destination: waits on ``address`` for the memory's giver, from ``peer`` if that is given; answers
+    the TCP ``port``.
+    """
+    for key, text in (("address", address), ("peer", peer or address)):
+        check_address(key, text)
     discard(transfer)
-    one = _pagers[transfer] = Pager(_directory(transfer), "take", address=address, tls=tls)
+    one = _pagers[transfer] = Pager(_directory(transfer), "take", address=address, peer=peer, tls=tls)
     return one.hear()
 
 
@@ -160,7 +163,7 @@ def lazy_checkpoint(
     it is wanted back (``pages_take_back``).
     """
     where = podman.place(name)
-    settings = (criu.network_lock(), f"action-script={gate.install()}")
+    settings = (criu.network_lock(), f"action-script={gate.install()}", pager.PAGE_SOCKET_SETTING)
     if not _has_large_pipes():
         PIPE_LIMIT.write_text(str(PIPE_SIZE))
     state.remove_checkpoint(where)

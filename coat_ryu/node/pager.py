@@ -1,8 +1,8 @@
 """The memory that follows a container which runs already: one process on each side, which outlives the hook.
 
-CRIU's page server on the source and its lazy-pages daemon on the destination speak over loopback and in the clear. A
-pager stands before each, and between the two is TLS with the migration's one-time keys. The hook starts a pager
-(``lazy``), writes JSON lines to it and reads JSON lines; what a later hook has to know is in a file.
+CRIU's page server on the source and its lazy-pages daemon on the destination speak in the clear, each over a socket
+whose other end only a pager has; between the two pagers is TLS with the migration's one-time keys. The hook starts a
+pager (``lazy``), writes JSON lines to it and reads JSON lines; what a later hook has to know is in a file.
 
 CRIU takes a page server's client that goes for one that has everything, and ends the frozen processes. So the source's
 pager lets go of it in two cases only: the other side says that all pages are there (TLS's close_notify), or the hook
@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from coat_ryu.node import remains
+from coat_ryu.node.door import Door, connect
 from coat_ryu.node.stream import BUFFER, tls_context
 
 STATUS = "status.json"
-LOOPBACK = "127.0.0.1"
 SILENCE = 15.0
 """Seconds after which a peer that does not acknowledge is given up."""
 CONNECT_TIMEOUT = 30.0
@@ -42,6 +42,11 @@ END_PATIENCE = 10.0
 NONSENSE = b"\xff" * 64
 """A command of the page server's (``struct page_server_iov``, criu/page-xfer.c) that does not exist."""
 REPORTS_EVERY = 0.5
+PAGE_SOCKET = 100
+"""The descriptor of CRIU's end on the source. The runtime has no word for it, so CRIU's configuration file names it
+(``PAGE_SOCKET_SETTING``), and it must be the same there and in the runtime that passes it on.
+"""
+PAGE_SOCKET_SETTING = f"ps-socket={PAGE_SOCKET}"
 
 
 class Cut(Exception):
@@ -137,9 +142,8 @@ class Giver:
 
     def run(self) -> None:
         status = Status(Path(self._order["directory"]), state="dumping")
-        to = self._order["to"]
         context = tls_context(ssl.PROTOCOL_TLS_CLIENT, self._order["tls"])
-        plain = socket.create_connection((to["address"], to["port"]), CONNECT_TIMEOUT)
+        plain = connect(self._order["to"], CONNECT_TIMEOUT)
         _watchful(plain)
         peer = context.wrap_socket(plain, suppress_ragged_eofs=False)
         with self._dump() as (dump, server):
@@ -157,34 +161,37 @@ class Giver:
 
     @contextlib.contextmanager
     def _dump(self) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket | None]]:
-        """The runtime's checkpoint, and a connection to CRIU's page server; None when it ended before."""
-        with socket.create_server((LOOPBACK, 0)) as probe:
-            port = probe.getsockname()[1]
+        """The runtime's checkpoint, and a connection to CRIU's page server; None when it ended before.
+
+        CRIU would listen on a port and serve whoever comes first, so it is handed its end of a connection that has no
+        other (``PAGE_SOCKET``).
+        """
+        server, theirs = socket.socketpair()
+        os.dup2(theirs.fileno(), PAGE_SOCKET)
+        theirs.close()
         ready, tell = os.pipe()
-        options = ["--lazy-pages", "--page-server", f"{LOOPBACK}:{port}", "--status-fd", str(tell)]
-        argv = [*self._order["argv"], *options, self._order["id"]]
+        argv = [*self._order["argv"], "--lazy-pages", "--status-fd", str(tell), self._order["id"]]
         with open(self._order["log"], "wb") as log:
             dump = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[tell],
+                pass_fds=[tell, PAGE_SOCKET],
                 cwd="/",
                 start_new_session=True,
             )
-        os.close(tell)
-        with dump:
-            if not self._listens(ready, dump):
+        for end in (tell, PAGE_SOCKET):
+            os.close(end)
+        with dump, server:
+            serves = self._serves(ready, dump)
+            os.close(ready)
+            if not serves:
                 dump.wait()
-                yield dump, None
-            else:
-                with socket.create_connection((LOOPBACK, port)) as server:
-                    _prompt(server)
-                    yield dump, server
+            yield dump, server if serves else None
 
-    def _listens(self, ready: int, dump: subprocess.Popen[bytes]) -> bool:
-        """Whether CRIU has said that its page server listens. A dump that hangs ends when it is wanted back."""
+    def _serves(self, ready: int, dump: subprocess.Popen[bytes]) -> bool:
+        """Whether CRIU has said that it is about to serve pages. A dump that hangs ends when it is wanted back."""
         while not select.select([ready], [], [], TICK)[0]:
             if self._wanted_back:
                 os.killpg(dump.pid, signal.SIGKILL)
@@ -221,10 +228,8 @@ class Taker:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self._status = Status(Path(order["directory"]), state="waiting")
-        self._context = tls_context(ssl.PROTOCOL_TLS_SERVER, order["tls"])
-        where = order["address"]
-        family = socket.AF_INET6 if ":" in where else socket.AF_INET
-        self._listener = socket.create_server((where, 0), family=family)
+        context = tls_context(ssl.PROTOCOL_TLS_SERVER, order["tls"])
+        self._door = Door(order["address"], order["peer"], context, ragged_eofs=False)
         self._peers: list[ssl.SSLSocket] = []
         self._arrived = threading.Event()
         self._fetching = self._unwanted = False
@@ -237,8 +242,8 @@ class Taker:
             sys.exit()
 
     def run(self) -> None:
-        threading.Thread(target=self._listen, daemon=True).start()
-        _say(port=self._listener.getsockname()[1])
+        self._door.open(self._take, "pages")
+        _say(port=self._door.port)
         line = sys.stdin.readline()
         if not line:  # there will be no restore
             return
@@ -250,28 +255,19 @@ class Taker:
         self._fetching = True
         self._fetch(self._peers[0])
 
-    def _listen(self) -> None:
-        while not self._peers:
-            connection, _ = self._listener.accept()
-            threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
-
-    def _greet(self, connection: socket.socket) -> None:
-        connection.settimeout(CONNECT_TIMEOUT)
-        _watchful(connection)
-        try:
-            peer = self._context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False)
-        except OSError:
-            return connection.close()  # a stranger
+    def _take(self, peer: ssl.SSLSocket) -> None:
+        """The first that comes; all that follows is the main thread's."""
+        self._door.close()
+        _watchful(peer)
         self._peers.append(peer)
         self._arrived.set()
-        self._listener.close()
 
     def _failed(self, why: str, stderr: str = "") -> None:
         self._status.set(state="failed", error=why)
         _say(error=why, stderr=stderr)
 
     def _fetch(self, peer: ssl.SSLSocket) -> None:
-        server, client = _loopback_pair()
+        server, client = socket.socketpair()
         daemon = self._daemon(client)
         client.close()
         if daemon is None:
@@ -365,18 +361,6 @@ class Taker:
         quiet = subprocess.DEVNULL
         kill = [self._order["runtime"], "kill", "--all", self._order["id"], "KILL"]
         subprocess.run(kill, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
-
-
-def _loopback_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets: CRIU sets TCP's options on its own."""
-    with socket.create_server((LOOPBACK, 0), backlog=1) as listener:
-        client = socket.create_connection(listener.getsockname())
-        while True:
-            server, other = listener.accept()
-            if other == client.getsockname():
-                _prompt(server)
-                return server, client
-            server.close()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
 from coat_ryu.node import podman, standing, state
+from coat_ryu.node.door import Door, connect
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining
 from coat_ryu.node.stream import BUFFER, Receiver, Sender, tls_context
@@ -31,7 +32,7 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 class Inbox:
     """One transfer at its receiving end: listens until a peer with the right certificate has delivered everything."""
 
-    def __init__(self, transfer: str, where: str, context: ssl.SSLContext, what: What) -> None:
+    def __init__(self, transfer: str, where: str, context: ssl.SSLContext, what: What, peer: str | None = None) -> None:
         self.directory = podman.graph_root() / "coat" / transfer
         self.changed = threading.Condition()
         self.result: dict[str, Any] | None = None
@@ -39,14 +40,11 @@ class Inbox:
         self.closed = False
         self.waited_for = False
         self._take = {"state": self._take_state, "image": self._take_image}[what]
-        self._context = context
-        self._listener = socket.create_server((where, 0), family=socket.AF_INET6 if ":" in where else socket.AF_INET)
-        _make_room(self._listener)
-        self._listener.settimeout(LISTEN_TIMEOUT)
-        self._connections: set[socket.socket] = set()
         self._turn = threading.Lock()
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._listen, name=f"receive {transfer}", daemon=True).start()
+        self._door = Door(where, peer, context)
+        _make_room(self._door.listener)
+        self.port = self._door.port
+        self._door.open(self._hear, f"receive {transfer}")
 
     @property
     def receiving(self) -> bool:
@@ -58,9 +56,7 @@ class Inbox:
         with self.changed:
             self.closed = True
             self.changed.notify_all()
-        for end in (self._listener, *self._connections):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        self._door.turn_out()
         with self._turn:  # a delivery under way has ended
             return discard(self.directory)
 
@@ -78,37 +74,15 @@ class Inbox:
             error, self.error = self.error, None
             raise error
 
-    def _listen(self) -> None:
-        with self._listener:
-            while self.result is None:
-                try:
-                    connection, _ = self._listener.accept()
-                except OSError:
-                    return
-                # A thread each: a stranger that says nothing must not keep the peer waiting.
-                threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
-
-    def _greet(self, connection: socket.socket) -> None:
-        connection.settimeout(IDLE_TIMEOUT)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            secured = self._context.wrap_socket(connection, server_side=True)
-        except OSError:
-            connection.close()
-            return  # whoever it was, it was not the peer, and must not end the transfer
-        with secured:
-            self._connections.add(secured)
-            self._hear(secured)
-            self._connections.discard(secured)
-
     def _hear(self, connection: ssl.SSLSocket) -> None:
-        receiver = Receiver(connection)
-        connection.settimeout(LISTEN_TIMEOUT)  # a sender comes long before it has anything to say
-        if receiver.begin():
-            connection.settimeout(IDLE_TIMEOUT)
-            with self._turn:
-                if not self.closed and self.result is None:
-                    self._serve(receiver)
+        with connection:
+            receiver = Receiver(connection)
+            connection.settimeout(LISTEN_TIMEOUT)  # a sender comes long before it has anything to say
+            if receiver.begin():
+                connection.settimeout(IDLE_TIMEOUT)
+                with self._turn:
+                    if not self.closed and self.result is None:
+                        self._serve(receiver)
 
     def _serve(self, receiver: Receiver) -> None:
         try:
@@ -127,6 +101,8 @@ class Inbox:
         with self.changed:
             self.result, self.error = self.result or result, error
             self.changed.notify_all()
+        if self.result is not None:
+            self._door.close()
 
     def _take_state(self, receiver: Receiver) -> None:
         state.unpack(receiver, self.directory)
@@ -203,12 +179,17 @@ def _make_room(listener: socket.socket) -> None:
 
 
 @verb
-def receive_open(*, transfer: TransferId, address: Text, tls: dict[str, str], what: What) -> dict[str, Any]:
-    """Listens on ``address``; answers the TCP ``port``."""
+def receive_open(
+    *, transfer: TransferId, address: Text, tls: dict[str, str], what: What, peer: Text | None = None
+) -> dict[str, Any]:
+    """Listens on ``address``, for who comes from the address ``peer`` if that is given; answers the TCP ``port``."""
     check_address("address", address)
+    if peer is not None:
+        check_address("peer", peer)
     with _lock:
         if transfer not in _inboxes:
-            _inboxes[transfer] = Inbox(transfer, address, tls_context(ssl.PROTOCOL_TLS_SERVER, tls), what)
+            context = tls_context(ssl.PROTOCOL_TLS_SERVER, tls)
+            _inboxes[transfer] = Inbox(transfer, address, context, what, peer)
     return {"port": _inboxes[transfer].port}
 
 
@@ -280,17 +261,11 @@ def send(transfer: str, to: dict[str, Any], tls: dict[str, str], fill: Callable[
 
 
 def _connect(to: dict[str, Any], tls: dict[str, str]) -> Sender:
-    where, port = to.get("address"), to.get("port")
-    if not isinstance(where, str) or not isinstance(port, int):
-        raise Failure("bad_args", "to: address and port are wanted")
-    check_address("to.address", where)
     context = tls_context(ssl.PROTOCOL_TLS_CLIENT, tls)
     try:
-        connection = socket.create_connection((where, port), remaining(IDLE_TIMEOUT))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Sender(context.wrap_socket(connection))
+        return Sender(context.wrap_socket(connect(to, remaining(IDLE_TIMEOUT))))
     except OSError as error:
-        raise Failure("transfer_failed", f"sending to {where} port {port} failed: {error}") from error
+        raise Failure("transfer_failed", f"sending to {to['address']} port {to['port']} failed: {error}") from error
 
 
 @verb
