@@ -29,6 +29,7 @@ from coat_ryu.errors import CoatError
 from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
 from coat_ryu.feed import Feed, last_number
+from coat_ryu.health import LOOK_EVERY, Health
 from coat_ryu.journal import Journal
 from coat_ryu.listen import Tls, refuse_open_door, replace_servers
 from coat_ryu.metrics import Metrics
@@ -137,7 +138,12 @@ class Coat(FabricApp):
             teller.tell = feed.tell
         adopters = (self.fabric, self.nodes, containers, self.migrator)
         self.reload = Reload(topology, _topology_path(), adopters, containers.places, self.migrator.busy)
-        control = Control(self.nodes, containers, self.fabric, self.migrator, journal, metrics, feed, self.reload)
+        self.health = Health(
+            self.nodes, containers, self.fabric, journal, self.migrator.busy, lambda: self.reload.error
+        )
+        control = Control(
+            self.nodes, containers, self.fabric, self.migrator, journal, metrics, feed, self.reload, self.health
+        )
         rest.mount(wsgi, control, self.doors)
 
     def start(self) -> Any:
@@ -148,6 +154,7 @@ class Coat(FabricApp):
         self.fabric.ready()  # from here on switches are made to fit what is known, so all must be known by now
         self.nodes.start()
         hub.spawn(self._watch_lag)
+        hub.spawn(self._watch_containers)
         signal.signal(signal.SIGHUP, lambda number, frame: hub.spawn(self._read_again))
         return super().start()
 
@@ -163,6 +170,11 @@ class Coat(FabricApp):
                 self.doors.tokens = _tokens()
         except CoatError as error:
             LOG.error("the tokens stay as they were: %s", error)
+
+    def _watch_containers(self) -> None:
+        while True:
+            hub.sleep(LOOK_EVERY)
+            self.health.look()
 
     def _watch_lag(self) -> None:
         """Whoever holds up the event loop holds up every migration: measured all the time."""

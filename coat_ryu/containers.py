@@ -19,12 +19,15 @@ from coat_ryu.feed import Tell, silent
 from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, namespace_name
 from coat_ryu.nodes import Nodes, Site, endpoint_name
+from coat_ryu.saga import Migration
 from coat_ryu.sweep import Sweeper
 from coat_ryu.voice import Voice
 
 LOG = logging.getLogger(__name__)
 
 QUICK, RUN_TIMEOUT = 30.0, 120.0
+LOST = ("missing", "checkpointed")
+"""States in which nobody leaves a container on purpose."""
 LAUNCH_GRACE = 15.0
 """Seconds that a declared container waits for nodes that have not answered yet: one of them might be running it
 already.
@@ -57,6 +60,8 @@ class Containers:
         self._journal = journal
         self._residents: dict[str, Resident] = journal.residents()
         self.problems: dict[str, str] = {}
+        self._lost: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
         self.tell: Tell = silent
         self._attended: set[str] = set()
         self._claims: dict[str, str] = {}
@@ -176,6 +181,8 @@ class Containers:
         self._fabric.unbind(spec.name)
         self._residents.pop(spec.name, None)
         self._journal.drop_resident(spec.name)
+        for troubles in (self.problems, self._lost, self._failed):
+            troubles.pop(spec.name, None)
         self.tell("container", name=spec.name, node=site.node.name, state="removed")
 
     # ---- what the topology file declares
@@ -261,13 +268,38 @@ class Containers:
 
     # ---- what is
 
+    def troubles(self) -> dict[str, str]:
+        """What is wrong with which container: it could not be started, it is lost, its last migration failed."""
+        kinds = (self.problems, self._lost, self._failed)
+        names = {name for kind in kinds for name in kind}
+        return {name: "; ".join(kind[name] for kind in kinds if name in kind) for name in sorted(names)}
+
+    def seen(self, name: str, node: str, state: str) -> None:
+        """What a node has of a container that should be there, unless somebody is working on it."""
+        resident = self._residents.get(name)
+        if resident is None or resident.node != node or self.purpose(name) is not None:
+            return
+        if state in LOST:
+            self._lost[name] = f"it is {state} on {node}"
+        else:
+            self._lost.pop(name, None)
+
+    def ended(self, record: Migration) -> None:
+        """The container's newest migration, as it has ended or is going on."""
+        if record.state == "failed" and record.error is not None:
+            self._failed[record.container] = f"migration {record.id} failed: {record.error.message}"
+        else:
+            self._failed.pop(record.container, None)
+
     def describe(self, name: str) -> dict[str, Any]:
         """One container as REST shows it. Raises NotFound."""
         resident = self.resident(name)
         site = self._nodes.site(resident.node)
         if not site.ready:
             return self._record(resident, None, "unknown")
-        return self._record(resident, site.call("container_inspect", {"name": name}).result, "missing")
+        found = site.call("container_inspect", {"name": name}).result
+        self.seen(name, resident.node, found["state"] if found else "missing")
+        return self._record(resident, found, "missing")
 
     def list(self) -> list[dict[str, Any]]:
         found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -295,5 +327,5 @@ class Containers:
             "ip6": str(spec.ip6) if spec.ip6 else None,
             "mac": spec.mac,
             "state": state,
-            "problem": self.problems.get(spec.name),
+            "problem": self.troubles().get(spec.name),
         }

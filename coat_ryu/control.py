@@ -1,14 +1,13 @@
 """The controller as REST sees it: one object that knows whom to ask."""
 
-import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from coat_ryu.config import CleanupRequest, MigrateRequest, MigrationsQuery, PlanRequest
 from coat_ryu.containers import Containers
-from coat_ryu.errors import CoatError
 from coat_ryu.fabric import Fabric
 from coat_ryu.feed import Event, Feed
+from coat_ryu.health import Health
 from coat_ryu.journal import Journal
 from coat_ryu.metrics import Metrics
 from coat_ryu.migrator import Migrator
@@ -18,14 +17,6 @@ from coat_ryu.plans import Plan, Plans
 from coat_ryu.reload import Reload
 from coat_ryu.revision import Changes
 from coat_ryu.saga import Migration
-
-START_GRACE = 30.0
-"""Seconds after which a node or a container that is not up counts as broken, not as on its way."""
-
-
-class Starting(CoatError):
-    default_cause: ClassVar[str] = "starting"
-    response: ClassVar[int] = 503
 
 
 class Control:
@@ -41,6 +32,7 @@ class Control:
         metrics: Metrics,
         feed: Feed,
         reload: Reload,
+        health: Health,
     ) -> None:
         self._nodes = nodes
         self._containers = containers
@@ -50,9 +42,9 @@ class Control:
         self._metrics = metrics
         self._feed = feed
         self._reload = reload
-        self._plans = Plans(nodes, containers, journal)
+        self._health = health
+        self._plans = Plans(nodes, containers, journal, fabric.switch_problem)
         migrator.runner.predict = self._plans.predict
-        self._started = time.monotonic()
 
     def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
         return self._migrator.migrate(request, key)
@@ -96,8 +88,8 @@ class Control:
                 "name": name,
                 "address": str(site.node.address),
                 "dpid": site.node.switch,
-                "ready": site.ready,
-                "error": site.error or site.remote.status().get("error"),
+                "ready": site.ready and self._fabric.switch_problem(name) is None,
+                "error": site.error or site.remote.status().get("error") or self._fabric.switch_problem(name),
                 "ssh": site.remote.status(),
                 "switch": self._fabric.node_status(name),
                 "facts": site.facts,
@@ -131,22 +123,7 @@ class Control:
         return self._fabric.flows(dpid)
 
     def health(self) -> dict[str, Any]:
-        """How the controller is. Raises Starting until all that the topology declares is up, JournalError without a
-        journal.
-
-        A node that stays away keeps nobody waiting for longer than START_GRACE: from then on it is only a problem.
-        """
-        problems = [f"node {name} is not ready" for name, site in self._nodes.sites.items() if not site.ready]
-        pending = problems + [f"container {name} is not up yet" for name in self._containers.pending()]
-        self._journal.check()
-        if pending and time.monotonic() - self._started < START_GRACE:
-            raise Starting("starting: " + "; ".join(pending))
-        problems += [f"container {name}: {why}" for name, why in self._containers.problems.items()]
-        for name, found in self._containers.sweeper.problems.items():
-            problems += [f"node {name}: {what}" for what in found]
-        if self._reload.error is not None:
-            problems.append(f"topology: the last good one is in force: {self._reload.error}")
-        return {"status": "degraded" if problems else "ok", "problems": problems, "nodes": len(self._nodes.sites)}
+        return self._health.report()
 
     def metrics(self) -> bytes:
         self._metrics.look(

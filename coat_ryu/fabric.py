@@ -303,6 +303,13 @@ class Fabric:
     def node_status(self, node: str) -> dict[str, Any]:
         return self._member(node).status(self._keeper.is_ready)
 
+    def switch_problem(self, node: str) -> str | None:
+        """What is wrong with a node's switch; cheap, for /healthz is open to everybody."""
+        member = self._members.get(node)  # a node may come before its switch, or go after it
+        if member is None or member.connected:
+            return f"its switch: {member.error}" if member is not None and member.error else None
+        return "its switch is not connected"
+
     def denied(self, node: str) -> int:
         """Packets dropped at the ports of a node because their source was not the port's own, as of the last audit."""
         return self._member(node).denied

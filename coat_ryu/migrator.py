@@ -173,7 +173,11 @@ class Migrator:
         """Takes up every migration that the journal says is unfinished, and those that failed: their container's state
         is not known. Called before the switches are touched.
         """
-        failed = recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites)
+        homes = self._containers.homes()
+        for record, _ in self._journal.newest("failed"):
+            if record.container in homes:
+                self._containers.ended(record)
+        failed = recovery.undecided(self._journal, homes, self._nodes.sites)
         for record, context in [*self._journal.unfinished(), *failed]:
             self._take_up(record, context)
         for node, container in recovery.owed(self._journal):
@@ -196,6 +200,7 @@ class Migrator:
         move.key = (context["key"], context["request"]) if "key" in context else None
         self._containers.take(record.container, "migrating")
         record.state, record.error, record.finished_at, record.duration_s = "running", None, None, None
+        self._containers.ended(record)
         self._fabric.bind(move.binding_now())
         LOG.warning("migration %s of %s was left unfinished and is taken up", record.id, record.container)
         self.runner.start(move, self.runner.resume)

@@ -1,6 +1,6 @@
 """What a migration would come to, without touching anything: reasons against it, and how long it would take."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,7 +9,7 @@ from coat_ryu import caveats, prediction
 from coat_ryu.caveats import Caveat
 from coat_ryu.config import PlanRequest
 from coat_ryu.containers import Containers
-from coat_ryu.errors import Conflict
+from coat_ryu.errors import Conflict, SwitchGone
 from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import Mode
 from coat_ryu.nodes import Nodes, Site
@@ -37,7 +37,16 @@ class Plan(BaseModel):
 
 
 class Plans:
-    def __init__(self, nodes: Nodes, containers: Containers, journal: Journal) -> None:
+    """``switch_problem`` says what is wrong with a node's switch."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        containers: Containers,
+        journal: Journal,
+        switch_problem: Callable[[str], str | None] = lambda node: None,
+    ) -> None:
+        self._switch_problem = switch_problem
         self._nodes = nodes
         self._containers = containers
         self._journal = journal
@@ -54,6 +63,9 @@ class Plans:
                 sites.append(self._nodes.ready(name, field))
             except Conflict as error:
                 against.append(Refusal(error.cause, str(error)))
+                continue
+            if wrong := self._switch_problem(name):
+                against.append(Refusal(SwitchGone.default_cause, f"{field}: node {name}: {wrong}"))
         if sites and sites[0].node.name == resident.node:
             needs = sites[0].call("container_needs", {"name": wanted.container}).result
         if len(sites) == 2:

@@ -151,6 +151,7 @@ class Runner:
             self.under_way.pop(record.id, None)
         except CoatError as error:  # it stays in memory, so that its outcome can still be read
             LOG.error("migration %s: %s", record.id, error)
+        self._containers.ended(record)
         self._containers.give_back(record.container)
         if move.left_behind:
             self._containers.sweeper.later(move.source, move.name)

@@ -417,6 +417,7 @@ class FakeFabric:
     """Remembers bindings; every switch follows at once."""
 
     def __init__(self) -> None:
+        self.switch_problems: dict[str, str] = {}
         self.bindings: dict[str, Binding] = {}
         self.announced: list[Binding] = []
         self.doubted: list[str] = []
@@ -449,6 +450,9 @@ class FakeFabric:
 
     def node_status(self, node: str) -> dict[str, Any]:
         return {"connected": True, "in_sync": True}
+
+    def switch_problem(self, node: str) -> str | None:
+        return self.switch_problems.get(node)
 
     def binding(self, container: str) -> Binding:
         if container not in self.bindings:

@@ -9,6 +9,7 @@ from typing import Any
 
 from coat_ryu.config import MigrateRequest, parse_topology
 from coat_ryu.containers import Containers
+from coat_ryu.health import Health
 from coat_ryu.journal import Journal
 from coat_ryu.migrator import Migrator
 from coat_ryu.model import ContainerSpec
@@ -120,3 +121,15 @@ def controller_with_web(folder: Path) -> Controller:
     made = Controller(world_with_web(), folder / "journal.db")
     made.containers.create(SPEC)
     return made
+
+
+def health_of(made: Controller, **options: Any) -> Health:
+    return Health(
+        made.nodes,
+        made.containers,
+        made.fabric,  # type: ignore[arg-type]
+        made.journal,
+        made.migrator.busy,
+        lambda: None,
+        **options,
+    )

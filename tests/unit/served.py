@@ -18,7 +18,7 @@ from coat_ryu.feed import Feed
 from coat_ryu.metrics import Metrics
 from coat_ryu.reload import Reload
 from tests.unit.fakes import World
-from tests.unit.migrating import TOPOLOGY, controller_with_web
+from tests.unit.migrating import TOPOLOGY, controller_with_web, health_of
 
 Answer = tuple[int, Any]
 
@@ -71,6 +71,7 @@ def controller(folder: Path) -> Iterator[tuple[str, World]]:
         Metrics(),
         Feed(),
         Reload(TOPOLOGY, None, [], made.containers.places, made.migrator.busy),
+        health_of(made),
     )
     with served(lambda request: rest.dispatch(control, request)) as url:
         yield url, made.world
