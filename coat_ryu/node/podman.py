@@ -12,6 +12,7 @@ from typing import Any
 from coat_ryu.node import criu, standing
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
+from coat_ryu.node.layer import allocated
 from coat_ryu.node.process import run
 from coat_ryu.node.verbs import Image, Name, Netns, Text, Variable, verb
 
@@ -249,7 +250,8 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 
 @verb
 def container_needs(*, name: Name) -> dict[str, Any] | None:
-    """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes, ``pod``,
+    """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes that are
+    taken up, ``pod``,
     ``mounts`` and ``devices`` of its own, ``unaccepted``: TCP ports with connections that it has not accepted yet,
     though it was given a second; ``log``: bytes that Podman keeps of what it has written, None if it keeps them
     elsewhere. None if there is no such container.
@@ -261,7 +263,7 @@ def container_needs(*, name: Name) -> dict[str, Any] | None:
     return {
         **_summary(raw),
         "memory": _resident(raw["State"]["Pid"]),
-        "layer": sum(path.lstat().st_size for path in upper.rglob("*")) if upper else 0,
+        "layer": allocated(upper) if upper else 0,
         "pod": raw.get("Pod") or None,
         "mounts": [mount["Destination"] for mount in raw.get("Mounts") or []],
         "devices": [device["PathInContainer"] for device in raw["HostConfig"].get("Devices") or []],

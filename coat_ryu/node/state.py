@@ -1,12 +1,9 @@
 """A container's state as one tar stream: its checkpoint and its writable layer.
 
-The tar format (POSIX.1-2001 pax) keeps everything but extended attributes, where overlayfs has its marks
-(Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"); those travel as pax records of our own.
-A checkpoint has some sixty images of a few hundred bytes, and a member of its own for each costs 30 ms of the freeze:
-they go together in one, whose record says how long each is.
+The writable layer goes as files (``layer``). A checkpoint has some sixty images of a few hundred bytes, and a member of
+its own for each costs 30 ms of the freeze: they go together in one, whose record says how long each is.
 """
 
-import base64
 import contextlib
 import errno
 import io
@@ -15,11 +12,11 @@ import os
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from coat_ryu.node import overlayfs, untar
+from coat_ryu.node import layer, overlayfs, untar
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 from coat_ryu.node.process import run
@@ -39,7 +36,7 @@ FILES, REMAP = "files.img", "link_remap."
 criu/files-reg.c). It makes them in the dump, and removes them when it has failed, and after the restore.
 """
 LAYER = "layer"
-XATTR, OFFSET, TOGETHER = "COAT.xattr.", "COAT.offset", "COAT.images"
+OFFSET, TOGETHER = "COAT.offset", "COAT.images"
 IMAGES, SMALL = "images", 1 << 18
 """The member with many images, and what size they are at the most."""
 PIECE = 1 << 20
@@ -72,7 +69,7 @@ def pack(
     if place.upper is None:
         raise Failure("conflict", "name: containers on a storage driver other than overlay cannot be moved")
     with _tar(stream, "w") as tar:
-        tar.add(place.upper, LAYER, filter=lambda member: _with_xattrs(place.upper, member))
+        layer.add(tar, place.upper, LAYER)
         _add_shm(tar, place.bundle)
         _add_checkpoint(tar, place.bundle / CHECKPOINT, ended)
         if _has_remaps(place):
@@ -94,7 +91,7 @@ def _add_remaps(tar: tarfile.TarFile, place: Place) -> None:
     for path in sorted(place.upper.rglob(f"{REMAP}*")):
         name = f"{LAYER}/{path.relative_to(place.upper)}"
         if name not in sent:
-            tar.add(path, name, filter=lambda member: _with_xattrs(place.upper, member))
+            layer.add(tar, path, name)
     if (place.bundle / SHM_ARCHIVE).exists():
         tar.add(place.bundle / SHM_ARCHIVE, SHM_AFTER)
 
@@ -114,7 +111,7 @@ def _add_shm(tar: tarfile.TarFile, bundle: Path) -> None:
     archive = io.BytesIO()
     with tarfile.TarFile(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as inner:
         for path in (bundle / SHM).iterdir():
-            inner.add(path, path.name)
+            layer.add(inner, path, path.name)
     member = tarfile.TarInfo(SHM_ARCHIVE)
     member.size, member.mode = archive.tell(), 0o600
     archive.seek(0)
@@ -172,16 +169,6 @@ def _tar(stream: Writable | Readable, mode: str) -> tarfile.TarFile:
     return tarfile.TarFile(fileobj=stream, mode=mode, format=tarfile.PAX_FORMAT, copybufsize=BUFFER)  # type: ignore[arg-type]
 
 
-def _with_xattrs(root: Path | None, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    assert root is not None
-    path = root / os.path.relpath(member.name, LAYER)
-    for key in os.listxattr(path, follow_symlinks=False):
-        if key != "security.selinux":  # the destination's own policy labels it
-            value = os.getxattr(path, key, follow_symlinks=False)
-            member.pax_headers = {**member.pax_headers, XATTR + key: base64.b64encode(value).decode()}
-    return member
-
-
 def unpack(stream: Readable, directory: Path) -> None:
     """Reads a state into a new directory. Raises Failure for a member that would land outside it, or may not be there:
     only the container's own layer has more than plain files.
@@ -190,28 +177,24 @@ def unpack(stream: Readable, directory: Path) -> None:
     directory.mkdir(mode=0o700)
     root = directory.resolve()
     with _tar(stream, "r") as tar:
+        marks = layer.Marks()
         for member in tar:
-            _extract(tar, member, root)
+            _extract(tar, member, root, marks)
+        marks.finish()
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, marks: layer.Marks) -> None:
     if TOGETHER in member.pax_headers:
         return _separate(tar, member, root / CHECKPOINT)
     where = untar.parts(member.name)
     if where[0] == LAYER:
-        return _extract_layer(tar, member, root, untar.EVERYTHING if where[1:] else {tarfile.DIRTYPE})
+        target = untar.extract(tar, member, root, untar.EVERYTHING if where[1:] else {tarfile.DIRTYPE})
+        return marks.put(member, target)
     member.mode, member.uid, member.gid = 0o700 if member.isdir() else 0o600, os.geteuid(), os.getegid()
     if OFFSET in member.pax_headers:
         untar.append(tar, member, root, member.pax_headers[OFFSET], BUFFER)
     else:
         untar.extract(tar, member, root, untar.PLAIN)
-
-
-def _extract_layer(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, kinds: Collection[bytes]) -> None:
-    target = untar.extract(tar, member, root, kinds)
-    for key, value in member.pax_headers.items():
-        if key.startswith(XATTR):
-            os.setxattr(target, key.removeprefix(XATTR), base64.b64decode(value), follow_symlinks=False)
 
 
 def _separate(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
@@ -253,10 +236,12 @@ def install(directory: Path, place: Place) -> None:
 
 
 def _fill_shm(archive: Path, root: Path) -> None:
+    marks = layer.Marks()
     with tarfile.open(archive, "r:") as tar:
         for member in tar:
             if os.path.normpath(member.name) != ".":
-                untar.extract(tar, member, root, untar.LINKED)
+                marks.put(member, untar.extract(tar, member, root, untar.LINKED))
+    marks.finish()
 
 
 def _move(source: Path, target: Path) -> None:

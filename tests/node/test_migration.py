@@ -221,10 +221,18 @@ def test_files_go_along(echo: Journey) -> None:
         echo shared > /dev/shm/memory"""
     echo.execute("sh", "-c", script)
     echo.execute("python3", "-c", "import os; os.setxattr('/data/sub/file', 'user.colour', bytes(range(256)))")
+    odd = """import os, socket
+socket.socket(socket.AF_UNIX).bind('/data/socket')
+with open('/data/hole', 'wb') as file:
+    file.seek(3 << 30)
+    file.write(b'end\\n')
+os.utime('/data/sub', ns=(0, -14182939_876543211))"""
+    echo.execute("python3", "-c", odd)
 
     def look() -> str:
         found = "find /data /dev/shm /usr/lib/python3.13/json | sort | xargs stat -c '%n %F %a %u %g %s %h'"
-        listing = f"{found}; cat /data/soft /dev/shm/memory; test -e /bin/hostname || echo deleted"
+        times = "find /data | sort | xargs stat -c '%n %b %y'; tail -c4 /data/hole"
+        listing = f"{found}; {times}; cat /data/soft /dev/shm/memory; test -e /bin/hostname || echo deleted"
         attribute = "import os; print(os.getxattr('/data/sub/file', 'user.colour'))"
         return echo.execute("sh", "-c", listing) + echo.execute("python3", "-c", attribute)
 
@@ -232,14 +240,18 @@ def test_files_go_along(echo: Journey) -> None:
     for expected in (
         "/data/pipe fifo",
         "/data/sub/file regular file 4750 12 34 6 2",
+        "/data/socket socket",
+        "/data/hole 8 ",
+        "/data/sub 0 1969-07-20 20:17:40.123456789",
         "deleted",
         "shared",
     ):
         assert expected in before
     assert "json/decoder.py" not in before
     for _ in range(2):
-        echo.move()
+        moved = echo.move()
         assert look() == before
+        assert moved["bytes"] < 50_000_000
 
 
 def test_nothing_is_left_behind(echo: Journey) -> None:

@@ -2,12 +2,18 @@
 
 import io
 import json
+import os
+import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from coat_ryu.node import overlayfs, state
+from coat_ryu.node import layer, overlayfs, state
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 
@@ -238,3 +244,114 @@ def test_names_of_a_criu_that_was_killed_are_removed(tmp_path: Path) -> None:
     (one.bundle / "checkpoint" / "files.img").write_bytes(b" link_remap.3 ")
     state.remove_remaps(one, root)
     assert [name.exists() for name in names] == [True, False, False]  # the layer itself is seen through the overlay
+
+
+def carried(tmp_path: Path, make: Callable[[Path], None]) -> tuple[Path, Path, int]:
+    """A layer at the source, that at the destination, and how many bytes went over."""
+    source, destination = place(tmp_path / "a"), place(tmp_path / "b")
+    (source.bundle / "checkpoint").mkdir()
+    (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"i")
+    for one in (source, destination):
+        (one.bundle / "shm").mkdir()
+    assert source.upper is not None and destination.upper is not None
+    make(source.upper)
+    stream = io.BytesIO()
+    state.pack(source, stream)
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    state.install(tmp_path / "received" / "one", destination)
+    return source.upper, destination.upper, stream.tell()
+
+
+HOLE = 3 << 30
+
+
+def end_only(file: BinaryIO) -> None:
+    file.seek(HOLE)
+    file.write(b"last")
+
+
+def nothing(file: BinaryIO) -> None:
+    file.truncate(HOLE)
+
+
+def islands(file: BinaryIO) -> None:
+    for number in range(1, 300):
+        file.seek(number << 20)
+        file.write(bytes([number % 256]) * 5000)
+    file.truncate(HOLE)
+
+
+@pytest.mark.parametrize("fill", [end_only, nothing, islands])
+def test_holes_stay_holes_and_cost_nothing(tmp_path: Path, fill: Callable[[BinaryIO], None]) -> None:
+    def make(upper: Path) -> None:
+        with (upper / "big").open("wb") as file:
+            fill(file)
+        (upper / "next").write_text("what comes after it is found")
+
+    there, here, sent = carried(tmp_path, make)
+    before, after = (there / "big").stat(), (here / "big").stat()
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+    assert sent < before.st_blocks * 512 + 100_000
+    assert (here / "next").read_text() == "what comes after it is found"
+    with (there / "big").open("rb") as one, (here / "big").open("rb") as other:
+        for position in (0, (1 << 20) - 10, 1 << 20, (299 << 20) + 4990, HOLE - 10):
+            for file in (one, other):
+                file.seek(position)
+            assert one.read(10_000) == other.read(10_000)
+    assert layer.allocated(there) == layer.allocated(here) < 1 << 22
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 9000)), max_size=12), tail=st.integers(0, 50_000))
+def test_any_file_arrives_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[int, int]], tail: int
+) -> None:
+    def make(upper: Path) -> None:
+        with (upper / "file").open("wb") as file:
+            for number, (page, length) in enumerate(pieces, 1):
+                file.seek(page << 12)
+                file.write(bytes([number]) * length)
+            file.seek(0, 2)
+            file.truncate(file.tell() + tail)
+
+    there, here, _ = carried(tmp_path_factory.mktemp("run"), make)
+    assert (here / "file").read_bytes() == (there / "file").read_bytes()
+
+
+def test_times_are_kept_to_the_nanosecond(tmp_path: Path) -> None:
+    """Before 1970 too, and those of directories, which change as they are filled, and of links."""
+    times = {"old": -1_234_567_891, "new": 1_795_814_708_123_456_789, "dir": 1_111_111_111_111_111_111, "link": 12_345}
+
+    def make(upper: Path) -> None:
+        for name in ("old", "new"):
+            (upper / name).write_text(name)
+        (upper / "dir").mkdir()
+        (upper / "dir" / "file").touch()
+        (upper / "link").symlink_to("old")
+        for name, at in times.items():
+            os.utime(upper / name, ns=(at, at), follow_symlinks=False)
+
+    _, here, _ = carried(tmp_path, make)
+    assert {name: (here / name).lstat().st_mtime_ns for name in times} == times
+
+
+def test_a_socket_without_its_process_is_kept(tmp_path: Path) -> None:
+    def make(upper: Path) -> None:
+        os.mknod(upper / "socket", 0o640 | stat.S_IFSOCK)
+        (upper / "socket").chmod(0o751)
+
+    _, here, _ = carried(tmp_path, make)
+    assert (here / "socket").stat().st_mode == stat.S_IFSOCK | 0o751
+
+
+@pytest.mark.parametrize("time", ["", "1e9", "now", "1.0000000001", "-"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, time: str) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("layer")
+        member.type, member.pax_headers = tarfile.DIRTYPE, {"mtime": time}
+        tar.addfile(member)
+    stream.seek(0)
+    with pytest.raises(Failure, match="a time that is none"):
+        state.unpack(stream, tmp_path / "in" / "one")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coat_ryu.node import state
+from coat_ryu.node import layer, state
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 
@@ -43,7 +43,10 @@ TYPES = st.sampled_from(
 RECORDS: st.SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     st.just({}),
-    st.just({state.XATTR + "user.evil": base64.b64encode(b"1").decode()}),
+    st.just({layer.XATTR + "user.evil": base64.b64encode(b"1").decode()}),
+    st.sampled_from(
+        [{layer.SOCKET: "1"}, {layer.MTIME: "-1.5"}, {"GNU.sparse.map": "1,3,9,0", "GNU.sparse.size": "9"}]
+    ),
     st.sampled_from(["0", "1", "4", "-1", "x"]).map(lambda offset: {state.OFFSET: offset}),
     st.dictionaries(st.sampled_from(["x", "secret", "..", ".", "a/b", ""]), st.integers(0, 4)).map(
         lambda index: {state.TOGETHER: json.dumps(index)}
@@ -123,7 +126,7 @@ def file(name: str, records: dict[str, str] | None = None, mode: int = 0o666) ->
     return (name, tarfile.REGTYPE, "", mode, b"evil", records or {})
 
 
-ATTRIBUTE = {state.XATTR + "user.evil": base64.b64encode(b"1").decode()}
+ATTRIBUTE = {layer.XATTR + "user.evil": base64.b64encode(b"1").decode()}
 INVENTORY = file("checkpoint/inventory.img")
 
 
