@@ -21,7 +21,7 @@ from ryu.app.wsgi import WSGIApplication
 from ryu.lib import hub
 from ryu.ofproto.ofproto_common import OFP_SSL_PORT, OFP_TCP_PORT
 
-from coat_ryu import latchkey, logs, rest, shipment
+from coat_ryu import latchkey, logs, rest, shipment, southbound
 from coat_ryu.containers import Containers
 from coat_ryu.control import Control
 from coat_ryu.doors import BadTokens, Doors, Token, parse_tokens
@@ -31,14 +31,16 @@ from coat_ryu.fabric import Fabric
 from coat_ryu.feed import Feed, last_number
 from coat_ryu.health import LOOK_EVERY, Health
 from coat_ryu.journal import Journal
-from coat_ryu.listen import Tls, refuse_open_door, replace_servers
+from coat_ryu.listen import refuse_open_door, replace_servers
 from coat_ryu.metrics import Metrics
 from coat_ryu.migrator import Migrator
 from coat_ryu.model import Node, Topology
 from coat_ryu.nodes import Nodes, Site
+from coat_ryu.refusals import Refusals
 from coat_ryu.reload import Reload, read_topology, refuse_orphans
 from coat_ryu.remote import Login, Remote
 from coat_ryu.runner import Limits, Runner
+from coat_ryu.tls import Keys, Tls
 
 LOG = logging.getLogger(__name__)
 
@@ -87,6 +89,13 @@ OPTIONS = [
     cfg.StrOpt("tls_cert", help="Certificate (PEM, with its chain) that REST shows."),
     cfg.StrOpt("tls_key", help="Its private key (PEM)."),
     cfg.StrOpt("tls_client_ca", help="Authorities (PEM) of whose clients REST asks for a certificate."),
+    cfg.StrOpt("tls_crl", help="Certificates (PEM) that the authorities of tls_client_ca have revoked."),
+    cfg.StrOpt("openflow_crl", help="Certificates (PEM) that the authorities of --ca-certs have revoked."),
+    cfg.BoolOpt(
+        "openflow_open",
+        default=False,
+        help="Whether OpenFlow may listen beyond loopback without certificates, where anybody can be a switch.",
+    ),
     cfg.FloatOpt("requests_per_second", default=100.0, min=0, help="Of one caller, on average; 0 is no limit."),
     cfg.StrOpt("log_format", default="text", choices=["text", "json"], help="How log lines are written."),
     cfg.FloatOpt("keep_migrations_days", default=90.0, min=0, help="Days that finished migrations are remembered."),
@@ -110,7 +119,14 @@ class Coat(FabricApp):
 
     def _wire(self, wsgi: WSGIApplication) -> None:
         logs.configure(CONF.coat.log_format)
-        self.doors = _doors()
+        self.refusals = Refusals()
+        self._rest_keys = Keys(Tls(CONF.coat.tls_cert, CONF.coat.tls_key, CONF.coat.tls_client_ca, CONF.coat.tls_crl))
+        self._openflow_keys = Keys(southbound.files(CONF, CONF.coat.openflow_crl))
+        southbound.refuse_open_door(
+            CONF.ofp_listen_host, bool(CONF.ofp_switch_address_list), self._openflow_keys.files, CONF.coat.openflow_open
+        )
+        self.doors = _doors(self._rest_keys.files)
+        replace_servers(self._rest_keys, southbound.Door(self._openflow_keys, self.refusals))
         topology = _topology()
         # Each write waits for the disk: 1 to 4 ms, in which the event loop would stand still. SQLite lets in one at a
         # time, and each of the pool's twenty threads would take memory of its own.
@@ -118,6 +134,7 @@ class Coat(FabricApp):
         journal = Journal(Path(CONF.coat.journal).expanduser(), tpool.execute)
         refuse_orphans(topology, ((resident.spec, resident.node) for resident in journal.residents().values()))
         self.fabric = Fabric(topology)
+        self.fabric.board.refusals = self.refusals
         self.nodes = Nodes(topology, _remote, _openflow, self._on_ready)
         self.containers = containers = Containers(topology, self.nodes, self.fabric, journal)
         limits = Limits(
@@ -132,9 +149,10 @@ class Coat(FabricApp):
         self.metrics = metrics = Metrics()
         runner = Runner(self.nodes, containers, journal, limits)
         runner.on_end = metrics.count
+        self.refusals.on_refused = metrics.refused
         self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, runner)
         feed = Feed(last=last_number(journal))
-        for teller in (self.fabric, self.nodes, containers, runner):
+        for teller in (self.fabric, self.nodes, containers, runner, self.refusals):
             teller.tell = feed.tell
         adopters = (self.fabric, self.nodes, containers, self.migrator)
         self.reload = Reload(topology, _topology_path(), adopters, containers.places, self.migrator.busy)
@@ -170,6 +188,11 @@ class Coat(FabricApp):
                 self.doors.tokens = _tokens()
         except CoatError as error:
             LOG.error("the tokens stay as they were: %s", error)
+        for keys in (self._rest_keys, self._openflow_keys):
+            try:
+                keys.read_again()
+            except CoatError as error:
+                LOG.error("the certificates stay as they were: %s", error)
 
     def _watch_containers(self) -> None:
         while True:
@@ -211,12 +234,10 @@ def _topology() -> Topology:
     return read_topology(path)
 
 
-def _doors() -> Doors:
-    """Who may come in. Raises OpenDoor, BadTokens; REST and OpenFlow listen as it says from here on."""
-    tls = Tls(CONF.coat.tls_cert, CONF.coat.tls_key, CONF.coat.tls_client_ca)
+def _doors(tls: Tls) -> Doors:
+    """Who may use REST. Raises OpenDoor, BadTokens."""
     refuse_open_door(CONF.wsapi_host, tls, bool(CONF.coat.tokens))
     tokens = _tokens()
-    replace_servers(tls.context())
     rate = CONF.coat.requests_per_second
     hint = latchkey.challenge(_own_token()) if tokens is not None and not CONF.coat.tokens else ""
     return Doors(tokens, rate, max(1, int(rate * 2)), guarded=tls.client_ca is not None, hint=hint)

@@ -83,6 +83,7 @@ class Fabric:
     ) -> None:
         names = {int(node.switch, 16): node.name for node in topology.nodes}
         self.board = Switchboard(names, timeout=timeout, bundles=bundles)
+        self.board.on_placed = self._placed
         self._weights = tunnels(topology)
         vnis = tuple(network.vni for network in topology.networks)
         self._plan = Plan(Overlay.of(topology), vnis, advertise=advertise)
@@ -137,15 +138,18 @@ class Fabric:
     def on_state(self, event: Any) -> None:
         if event.state == MAIN_DISPATCHER:
             if node := self.board.attach(event.datapath):
-                LOG.info("switch of %s connected from %s", node, event.datapath.address)
-                self.tell("node", node=node, switch_connected=True)
-                self._members[node].fresh = False
-                self._ports_changed(node)
+                self._placed(node)
         elif event.state == DEAD_DISPATCHER and (node := self.board.detach(event.datapath)):
             LOG.warning("switch of %s disconnected; its flows stay as they are", node)
             self.tell("node", node=node, switch_connected=False)
             self._members[node].fresh = False
             self._keeper.notify()
+
+    def _placed(self, node: str) -> None:
+        LOG.info("switch of %s connected from %s", node, self.board.address(node))
+        self.tell("node", node=node, switch_connected=True)
+        self._members[node].fresh = False
+        self._ports_changed(node)
 
     def on_port(self, event: Any) -> None:
         if node := self.board.on_port(event.msg):
@@ -283,6 +287,10 @@ class Fabric:
         """Until the switch of a node has a port. Raises SwitchTimeout."""
         member = self._member(node)
         self._keeper.until(lambda: port in member.ports, timeout, f"port {port} of {node}")
+
+    def ask(self, node: str, timeout: float) -> None:
+        """Returns when the switch of a node has answered. Raises NotFound, SwitchGone, SwitchTimeout."""
+        self.board.ask(node, timeout)
 
     # --- looking
 

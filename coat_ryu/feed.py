@@ -19,7 +19,7 @@ KEPT = 4096
 """Events that can still be had: those of about two hundred migrations."""
 READERS = 64
 
-Kind = Literal["migration", "step", "binding", "node", "tunnel", "container", "end"]
+Kind = Literal["migration", "step", "binding", "node", "tunnel", "container", "refused", "end"]
 Event = dict[str, Any]
 """``number``, ``at`` (RFC 3339), ``kind``, and what the kind brings along."""
 

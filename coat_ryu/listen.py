@@ -1,6 +1,5 @@
-"""The two doors of the controller: Ryu's REST server with TLS and time limits, and its OpenFlow server with TLS.
-
-Ryu takes neither as options or gets them wrong, so both of its classes are replaced here before it makes them.
+"""The REST door: Ryu's server with TLS and time limits, neither of which Ryu takes as options. So its class is replaced
+here before it makes it, and that of its OpenFlow server with it (``southbound``).
 """
 
 import contextlib
@@ -11,9 +10,7 @@ import os
 import re
 import socket
 import ssl
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import eventlet
@@ -22,9 +19,11 @@ from ryu.base import app_manager  # noqa: F401  # before the controller, for the
 from ryu.controller import controller
 from ryu.lib import hub
 
+from coat_ryu import southbound, tls
 from coat_ryu.doors import is_loopback
 from coat_ryu.errors import CoatError
 from coat_ryu.places import GREETINGS, PLACES, Places
+from coat_ryu.tls import Keys, OpenDoor, Tls
 
 LOG = logging.getLogger(__name__)
 
@@ -38,36 +37,6 @@ LINGER = 1.0
 """Seconds in which a client may take its refusal, before what it still sends makes the kernel throw that away."""
 GONE = ("BrokenPipeError", "ConnectionResetError", "TimeoutError", "ssl.SSL")
 """How the last line of a traceback begins that tells of a client and not of us."""
-
-
-class OpenDoor(CoatError):
-    default_cause = "open_door"
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files. With ``client_ca`` only clients with a certificate of that authority are let in."""
-
-    cert: str | None = None
-    key: str | None = None
-    client_ca: str | None = None
-
-    def context(self) -> ssl.SSLContext | None:
-        """None without a certificate. Raises OpenDoor when the files cannot be used."""
-        if not (self.cert and self.key):
-            if self.cert or self.key or self.client_ca:
-                raise OpenDoor("[coat] tls_cert and tls_key belong together, and tls_client_ca needs both")
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.cert, self.key)
-            if self.client_ca:
-                context.load_verify_locations(self.client_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            raise OpenDoor(f"TLS: {self.cert}, {self.key} or {self.client_ca} cannot be used: {error}") from None
-        return context
 
 
 def refuse_open_door(host: str, tls: Tls, has_tokens: bool) -> None:
@@ -186,7 +155,8 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
         environ = super().get_environ()
         environ["coat.hang_up"] = self._hang_up
         if self.is_tls:
-            environ |= {"wsgi.url_scheme": "https", "HTTPS": "on"}
+            whose = tls.names(self.connection.getpeercert())
+            environ |= {"wsgi.url_scheme": "https", "HTTPS": "on", tls.NAMES: whose}
         return environ
 
     def _hang_up(self) -> None:
@@ -239,7 +209,20 @@ class Turnstile:
         return self._application(environ, start_response)
 
 
-def rest_server(context: ssl.SSLContext | None) -> type:
+class _Listener:
+    """A listening socket that a connection which cannot be accepted does not end."""
+
+    def __init__(self, listener: Any) -> None:
+        self._listener = listener
+
+    def accept(self) -> tuple[Any, Any]:
+        return southbound.accept(self._listener)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
+
+
+def rest_server(keys: Keys) -> type:
     """The class that Ryu shall make its REST server of."""
     places = Places()
 
@@ -252,11 +235,11 @@ def rest_server(context: ssl.SSLContext | None) -> type:
 
         def serve_forever(self) -> None:
             eventlet.wsgi.server(
-                self.server,
+                _Listener(self.server),
                 Turnstile(self.handle),
                 _Log(),
                 max_size=PLACES + 2 * GREETINGS,  # never reached: then nobody would be let in to be weighed
-                protocol=functools.partial(Protocol, places, lambda: context),
+                protocol=functools.partial(Protocol, places, lambda: keys.context),
                 keepalive=IDLE,
                 socket_timeout=SILENCE,
                 debug=False,
@@ -266,32 +249,7 @@ def rest_server(context: ssl.SSLContext | None) -> type:
     return Server
 
 
-class OpenFlowServer(hub.StreamServer):  # type: ignore[misc]
-    """As Ryu's, which forgets its TLS context after the first connection and fails at all later ones."""
-
-    def __init__(self, listen_info: Any, handle: Any = None, **tls: Any) -> None:
-        context = tls.pop("ssl_ctx", None)
-        if context is None:
-            super().__init__(listen_info, handle, **tls)
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(tls["certfile"], tls["keyfile"])
-        if "ca_certs" in tls:
-            context.verify_mode = tls["cert_reqs"]
-            context.load_verify_locations(tls["ca_certs"])
-
-        def wrap_and_handle(connection: Any, address: Any) -> None:
-            try:
-                handle(context.wrap_socket(connection, server_side=True), address)
-            except (ssl.SSLError, ConnectionError) as error:
-                LOG.warning("an OpenFlow connection from %s was refused: %s", address, error)
-
-        super().__init__(listen_info, wrap_and_handle)
-
-
-def replace_servers(context: ssl.SSLContext | None) -> None:
+def replace_servers(keys: Keys, door: southbound.Door) -> None:
     """From now on Ryu makes its servers of these classes."""
-    wsgi.WSGIServer = rest_server(context)
-    controller.StreamServer = OpenFlowServer
+    wsgi.WSGIServer = rest_server(keys)
+    controller.StreamServer = southbound.server(door)

@@ -48,6 +48,9 @@ class Metrics:
         self._switch_up = Gauge(
             "coat_switch_connected", "Whether a node's switch is connected", ["node"], registry=self.registry
         )
+        self._refused = Counter(
+            "coat_openflow_refused", "OpenFlow connections not let in", ["node", "reason"], registry=self.registry
+        )
         self._flows = Gauge("coat_flows", "Flows of ours in a switch", ["node"], registry=self.registry)
         self._wanted = Gauge("coat_flows_wanted", "Flows that a switch should have", ["node"], registry=self.registry)
         self._denied = Gauge(
@@ -109,6 +112,10 @@ class Metrics:
         self._packets.labels("held").inc(migration.held_packets)
         self._packets.labels("replayed").inc(migration.replayed_packets)
         self._packets.labels("dropped").inc(migration.dropped_packets)
+
+    def refused(self, node: str, reason: str) -> None:
+        """Adds an OpenFlow connection that was not let in."""
+        self._refused.labels(node, reason).inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

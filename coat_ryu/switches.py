@@ -7,8 +7,9 @@ dumps with Ryu's classes, 64 KB without a pause (see ``wire``).
 
 import logging
 import struct
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,18 @@ from ryu.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 from coat_ryu import wire
 from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
 from coat_ryu.openflow import Change
+from coat_ryu.refusals import Reason, Refusals
 
 LOG = logging.getLogger(__name__)
 
 CHUNK = 256
 """Messages that are encoded and queued before other greenthreads get their turn: about 3 ms."""
+
+PROOF = 3.0
+"""Seconds that a switch has to show that it lives when another connection says that it is the same one."""
+
+STRANGERS = 64
+"""Switches of nobody's that may stay connected."""
 
 _raw_dumps: set[int] = set()
 
@@ -71,6 +79,7 @@ class _Connection:
     node: str
     datapath: Any
     bundles: bool
+    heard: float = 0.0
     ports: dict[str, Port] = field(default_factory=dict)
     requests: dict[int, _Request] = field(default_factory=dict)
 
@@ -91,14 +100,26 @@ class _Connection:
 
 
 class Switchboard:
-    """``names`` gives the node of every datapath id; switches that are not in it are left alone."""
+    """``names`` gives the node of every datapath id; switches that are not in it are left alone.
 
-    def __init__(self, names: Mapping[int, str], *, timeout: float = 5.0, bundles: bool = True) -> None:
+    Whoever has a node's place keeps it for as long as it lives. Another connection that says it is the same switch
+    waits until that was asked for a sign of life, for ``proof`` seconds at the most: then it is refused, or has the
+    place, and ``on_placed(node)`` is called. So nobody is unplugged by a stranger, and a switch whose connection died
+    without a word gets in again.
+    """
+
+    def __init__(
+        self, names: Mapping[int, str], *, timeout: float = 5.0, bundles: bool = True, proof: float = PROOF
+    ) -> None:
         self._names = dict(names)
         self._timeout = timeout
         self._bundles = bundles
+        self._proof = proof
         self._connections: dict[str, _Connection] = {}
-        self._strangers: dict[int, Any] = {}
+        self._rivals: dict[str, Any] = {}
+        self._strangers: list[Any] = []
+        self.refusals = Refusals()
+        self.on_placed: Callable[[str], None] = lambda node: None
 
     def rename(self, names: Mapping[int, str]) -> None:
         """Other switches are ours from now on. One that no longer is, is left to itself; one that is there already and
@@ -107,37 +128,44 @@ class Switchboard:
         for connection in list(self._connections.values()):
             if names.get(connection.datapath.id) != connection.node:
                 self._drop(connection)
-                self._strangers[connection.datapath.id] = connection.datapath
+                self._strangers.append(connection.datapath)
         self._names = dict(names)
-        for dpid in self._strangers.keys() & names.keys():
-            self._strangers.pop(dpid).close()
+        ours = [stranger for stranger in self._strangers if stranger.id in names]
+        self._strangers = [stranger for stranger in self._strangers if stranger.id not in names]
+        for datapath in ours:
+            datapath.close()
 
     # --- what Ryu tells us
 
     def attach(self, datapath: Any) -> str | None:
-        """A switch has connected: its node, or None when it is none of ours."""
+        """A switch has connected: its node when it has its place, None when it is none of ours, refused, or waits."""
         node = self._names.get(datapath.id)
         if node is None:
-            LOG.warning("switch %016x (%s) is not in the topology: left alone", datapath.id, datapath.address)
-            self._strangers[datapath.id] = datapath
+            self._leave_alone(datapath)
             return None
-        if old := self._connections.get(node):
-            self._drop(old)
-        connection = _Connection(node, datapath, self._bundles)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "ports is kept for compatibility": it is complete at this moment
-            for port in datapath.ports.values():
-                connection.ports[_port_name(port)] = _port(port)
-        self._connections[node] = connection
-        return node
+        names = getattr(datapath, "certified", None)
+        if names is not None and node not in names:
+            whose = ", ".join(sorted(names)) or "nobody"
+            self._refuse(datapath, "certificate", node, f"it says that it is {node}; its certificate is {whose}'s")
+            return None
+        if node not in self._connections:
+            self._place(node, datapath)
+            return node
+        if node in self._rivals:
+            self._refuse(datapath, "rival", node, f"the switch of {node} is connected, and another one waits already")
+            return None
+        self._rivals[node] = datapath
+        hub.spawn(self._weigh, node, datapath)
+        return None
 
     def detach(self, datapath: Any) -> str | None:
-        """A connection has ended: its node, or None when that has another connection already."""
+        """A connection has ended: its node, or None when it had not its place."""
         for connection in self._connections.values():
             if connection.datapath is datapath:
                 self._drop(connection)
                 return connection.node
-        self._strangers = {dpid: one for dpid, one in self._strangers.items() if one is not datapath}
+        self._rivals = {node: one for node, one in self._rivals.items() if one is not datapath}
+        self._strangers = [one for one in self._strangers if one is not datapath]
         return None
 
     def on_port(self, message: Any) -> str | None:
@@ -173,6 +201,11 @@ class Switchboard:
 
     def connected(self, node: str) -> bool:
         return node in self._connections
+
+    def address(self, node: str) -> Any:
+        """Where the switch has connected from; None when it has not."""
+        connection = self._connections.get(node)
+        return connection.datapath.address if connection else None
 
     def ports(self, node: str) -> dict[str, Port]:
         """The ports of a switch by name; none when it is not connected."""
@@ -230,6 +263,10 @@ class Switchboard:
         _raise_errors(connection, request, (), closing)
         return True
 
+    def ask(self, node: str, timeout: float) -> None:
+        """Returns when the switch has answered. Raises SwitchGone, SwitchTimeout."""
+        self._greet(self._connection(node), timeout)
+
     def send_packets(self, node: str, port: int, frames: Iterable[bytes]) -> None:
         """Sends frames out of a port. Raises SwitchGone."""
         connection = self._connection(node)
@@ -246,7 +283,63 @@ class Switchboard:
 
     def _of(self, datapath: Any) -> _Connection | None:
         connection = self._connections.get(self._names.get(datapath.id, ""))
-        return connection if connection and connection.datapath is datapath else None
+        if connection is None or connection.datapath is not datapath:
+            return None
+        connection.heard = time.monotonic()
+        return connection
+
+    def _place(self, node: str, datapath: Any) -> None:
+        connection = _Connection(node, datapath, self._bundles)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "ports is kept for compatibility": it is complete at this moment
+            for port in datapath.ports.values():
+                connection.ports[_port_name(port)] = _port(port)
+        self._connections[node] = connection
+
+    def _weigh(self, node: str, rival: Any) -> None:
+        """Whether the one in place lives decides who has it."""
+        first = self._connections.get(node)
+        lives = first is not None and self._lives(first)
+        if rival not in self._rivals.values():  # it has gone meanwhile
+            return
+        del self._rivals[node]
+        if first is not None and not lives and self._connections.get(node) is first:
+            LOG.warning("%s says nothing any more, and has connected anew from %s", first, rival.address)
+            self._drop(first)
+            first.datapath.close()
+        if self._names.get(rival.id) == node and node not in self._connections:
+            self._place(node, rival)
+            self.on_placed(node)
+            return
+        self._refuse(rival, "rival", node, f"the switch of {node} is connected already, and lives")
+
+    def _lives(self, connection: _Connection) -> bool:
+        asked = time.monotonic()
+        try:
+            self._greet(connection, self._proof)
+        except SwitchError:
+            return connection.heard > asked and self._connections.get(connection.node) is connection
+        return True
+
+    def _greet(self, connection: _Connection, timeout: float) -> None:
+        xid = connection.block(1)
+        with hub.Timeout(timeout, False):  # to queue it may take as long as the switch takes nothing
+            self._run(connection, xid, xid, [wire.barrier(xid)], timeout)
+            return
+        raise SwitchTimeout(f"{connection} did not answer within {timeout:g} s")
+
+    def _leave_alone(self, datapath: Any) -> None:
+        if len(self._strangers) < STRANGERS:
+            self._strangers.append(datapath)
+            LOG.info("switch %016x (%s) is not in the topology: left alone", datapath.id, datapath.address)
+            return
+        self._refuse(
+            datapath, "unknown", "", f"switch {datapath.id:016x} is in no topology, and {STRANGERS} such are here"
+        )
+
+    def _refuse(self, datapath: Any, reason: Reason, node: str, message: str) -> None:
+        self.refusals.note(reason, datapath.address, message, node)
+        datapath.close()
 
     def _drop(self, connection: _Connection) -> None:
         self._connections.pop(connection.node, None)
@@ -254,8 +347,11 @@ class Switchboard:
             request.gone = True
             request.done.set()
 
-    def _run(self, connection: _Connection, first: int, last: int, messages: Iterable[bytes]) -> _Request:
+    def _run(
+        self, connection: _Connection, first: int, last: int, messages: Iterable[bytes], timeout: float | None = None
+    ) -> _Request:
         """Sends the messages and waits for the reply to ``last``: a dump's own, or that of a barrier put at the end."""
+        timeout = self._timeout if timeout is None else timeout
         request = _Request(first, last)
         connection.requests[last] = request
         try:
@@ -264,8 +360,8 @@ class Switchboard:
                 hub.sleep(0)
             if last != first:
                 connection.send(wire.barrier(last))
-            if not request.done.wait(self._timeout):
-                raise SwitchTimeout(f"{connection} did not answer within {self._timeout:g} s")
+            if not request.done.wait(timeout):
+                raise SwitchTimeout(f"{connection} did not answer within {timeout:g} s")
             if request.gone:
                 raise SwitchGone(f"{connection} closed its connection")
             return request

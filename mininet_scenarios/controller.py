@@ -47,6 +47,7 @@ class Controller:
             "ssh_known_hosts": folder / "known_hosts",
             "journal": folder / "journal.db",
             "trust_loopback": True,  # a lab answers to plain curl
+            "openflow_open": True,  # its network is a namespace of its own
             **order.options,
         }
         lines = "\n".join(f"{key} = {value}" for key, value in options.items())

@@ -28,9 +28,11 @@ class Controller:
         topology: Topology,
         bindings: Iterable[Binding] = (),
         arguments: Sequence[str] = (),
+        crl: Path | None = None,
         **options: Any,
     ) -> None:
         self._directory, self._port, self._arguments = directory, port, arguments
+        self._crl = {"COAT_DRIVER_CRL": str(crl)} if crl else {}
         self._setup = pickle.dumps((topology, options, list(bindings)))
         self._process: subprocess.Popen[bytes] | None = None
         self._peer: socket.socket | None = None
@@ -41,6 +43,7 @@ class Controller:
         path.unlink(missing_ok=True)
         environment = {
             **os.environ,
+            **self._crl,
             "COAT_DRIVER_SETUP": str(setup),
             "COAT_DRIVER_SOCKET": str(path),
             "PYTHONPATH": str(ROOT),

@@ -10,13 +10,19 @@ import socket
 import struct
 from typing import Any
 
+from ryu import cfg
 from ryu.lib import hub
 
 from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric, Loan
 from coat_ryu.listen import replace_servers
+from coat_ryu.refusals import Refusals
+from coat_ryu.southbound import Door, files
+from coat_ryu.tls import Keys, Tls
 
-replace_servers(None)  # as the application does
+REFUSALS = Refusals()
+KEYS = Keys(files(cfg.CONF, os.environ.get("COAT_DRIVER_CRL")))
+replace_servers(Keys(Tls()), Door(KEYS, REFUSALS))  # as the application does
 
 LENGTH = struct.Struct("!I")
 
@@ -40,6 +46,7 @@ class Driver(FabricApp):
         with open(os.environ["COAT_DRIVER_SETUP"], "rb") as file:
             topology, options, bindings = pickle.load(file)
         self.fabric = Fabric(topology, **options)
+        self.fabric.board.refusals = REFUSALS
         self.fabric.start()
         for binding in bindings:
             self.fabric.bind(binding)

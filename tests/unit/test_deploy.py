@@ -37,7 +37,7 @@ def test_the_example_s_options_exist_and_lead_to_what_the_steps_install() -> Non
     config.read(DEPLOY / "example/coat.conf")
     assert set(config["coat"]) - set(config["DEFAULT"]) <= table_cells(section(README, "Options"))
     steps = (DEPLOY / "README.md").read_text()
-    for option in ("topology", "ssh_key", "ssh_known_hosts"):
+    for option in ("topology", "ssh_key", "ssh_known_hosts", "ctl_cert", "ctl_privkey", "ca_certs"):
         assert Path(config["coat"][option]).name in steps
     state = unit()["Service"]["StateDirectory"]
     assert Path(config["coat"]["journal"]).parent == Path("/var/lib") / state[0]

@@ -5,7 +5,8 @@ import hashlib
 import pytest
 
 from coat_ryu.doors import BadTokens, Caller, Doors, Forbidden, Role, TooManyRequests, Unauthorized, parse_tokens
-from coat_ryu.listen import OpenDoor, Tls, refuse_open_door
+from coat_ryu.listen import refuse_open_door
+from coat_ryu.tls import OpenDoor, Tls
 from tests.unit.test_rest import ask
 
 SECRET = "b3" * 32

@@ -11,7 +11,7 @@ from ryu.ofproto import ofproto_v1_3_parser as parser
 from coat_ryu import wire
 from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
 from coat_ryu.openflow import Change, Flow, Output, match
-from coat_ryu.switches import Switchboard
+from coat_ryu.switches import STRANGERS, Switchboard
 
 DPID = 0xA
 CHANGES = [Change("add", Flow(4, number, match(in_port=number), (Output(1),))) for number in range(1, 4)]
@@ -21,9 +21,10 @@ class FakeDatapath:
     """A connection that keeps what was sent, and whose switch answers every message by ``answer``."""
 
     id, xid, address = DPID, 7, ("10.0.0.1", 1)
+    certified: frozenset[str] | None = None
 
     def __init__(self, answer):
-        self.sent, self.answer, self.open = [], answer, True
+        self.sent, self.answer, self.open, self.closed = [], answer, True, False
         self.ports = {1: parser.OFPPort(1, "", b"c-one", 0, of.OFPPS_LIVE, 0, 0, 0, 0, 0, 0)}
 
     def send(self, data):
@@ -33,6 +34,9 @@ class FakeDatapath:
             hub.spawn(self.answer, self, kind, xid, data[:length])
             data = data[length:]
         return self.open
+
+    def close(self):
+        self.open, self.closed = False, True
 
 
 @pytest.fixture
@@ -131,14 +135,124 @@ def test_who_waits_is_told_when_the_connection_ends(connect):
         board.read("edge9")
 
 
-def test_a_new_connection_replaces_the_old_one(connect):
-    board, old = connect(silent)
-    new = FakeDatapath(lambda *args: obedient(board, *args))
-    board.attach(new)
+def second(board, answer=obedient, certified=None):
+    """Another connection that says it is the same switch."""
+    datapath = FakeDatapath(lambda *args: answer(board, *args))
+    datapath.certified = certified
+    assert board.attach(datapath) is None
+    return datapath
+
+
+def wait_for(condition):
+    for _ in range(200):
+        if condition():
+            return
+        hub.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def test_a_second_connection_of_a_live_switch_is_refused_and_unplugs_nobody(connect):
+    board, first = connect(obedient)
+    rival = second(board)
+    wait_for(lambda: rival.closed)
+    board.send_packets("edge1", 1, [b"frame"])
+    assert kinds(first)[-1] == of.OFPT_PACKET_OUT and kinds(rival) == []
+    assert board.detach(rival) is None and board.connected("edge1") and not first.closed
+    assert board.refusals.counts == {("edge1", "rival"): 1}
+
+
+def test_a_rival_changes_nothing_while_the_first_is_asked_for_a_sign_of_life(connect):
+    board, first = connect(silent)
+    rival = second(board)
+    hub.sleep(0.05)
+    board.send_packets("edge1", 1, [b"frame"])
+    assert kinds(first)[-1] == of.OFPT_PACKET_OUT and kinds(rival) == []
+
+
+def test_a_switch_whose_connection_died_silently_gets_in_again_in_bounded_time(connect):
+    board, old = connect(silent, proof=0.1)
+    placed: list[str] = []
+    board.on_placed = placed.append
+    new = second(board)
+    wait_for(lambda: placed)
     board.apply("edge1", CHANGES)
-    assert old.sent == []
+    assert placed == ["edge1"] and old.closed and bundle_messages(new)
     assert board.detach(old) is None and board.connected("edge1")
     assert board.detach(new) == "edge1" and not board.connected("edge1")
+
+
+def test_a_sign_of_life_of_any_kind_is_one(connect):
+    board, old = connect(silent, proof=0.2)
+    new = second(board)
+    hub.sleep(0.05)
+    board.on_reply(reply(old, of.OFPT_BARRIER_REPLY, 12345))  # to nobody's question
+    wait_for(lambda: new.closed)
+    assert board.connected("edge1") and not old.closed
+
+
+def test_when_the_first_ends_meanwhile_the_second_is_in_at_once(connect):
+    board, old = connect(silent, proof=30)
+    placed: list[str] = []
+    board.on_placed = placed.append
+    new = second(board)
+    hub.sleep(0.05)
+    assert board.detach(old) == "edge1"
+    wait_for(lambda: placed)
+    assert board.detach(new) == "edge1"
+
+
+def test_a_rival_that_ends_meanwhile_gets_no_place(connect):
+    board, old = connect(silent, proof=0.1)
+    rival = second(board)
+    hub.sleep(0.02)
+    assert board.detach(rival) is None
+    hub.sleep(0.2)
+    assert board.connected("edge1") and not old.closed
+    last = second(board)
+    wait_for(lambda: old.closed)
+    assert board.detach(last) == "edge1"
+
+
+def test_one_rival_at_a_time_is_weighed_the_others_are_refused_at_once(connect):
+    board, _ = connect(silent, proof=30)
+    first, others = second(board), [second(board) for _ in range(3)]
+    assert not first.closed and all(other.closed for other in others)
+    assert board.refusals.counts == {("edge1", "rival"): 3}
+
+
+def test_a_certificate_of_another_node_is_no_switch_of_this_one():
+    board = Switchboard({DPID: "edge1"}, timeout=0.3)
+    for names in (frozenset({"edge2"}), frozenset({"edge1.example.net", "Edge1"}), frozenset[str]()):
+        second(board, certified=names)
+        assert not board.connected("edge1")
+    assert board.refusals.counts == {("edge1", "certificate"): 3}
+    right = FakeDatapath(silent)
+    right.certified = frozenset({"edge1", "localhost"})
+    assert board.attach(right) == "edge1"
+
+
+def test_refusals_are_told_but_a_flood_of_them_is_told_once(connect):
+    board, _ = connect(silent, proof=30)
+    told = []
+    board.refusals.tell = lambda kind, **data: told.append((kind, data))
+    for _ in range(50):
+        second(board)
+    assert len(told) == 1
+    assert told[0][0] == "refused"
+    assert told[0][1].items() >= {"node": "edge1", "reason": "rival", "address": "10.0.0.1:1", "count": 1}.items()
+
+
+def test_an_asked_switch_that_says_nothing_is_away(connect):
+    board, _ = connect(silent)
+    with pytest.raises(SwitchTimeout, match="edge1"):
+        board.ask("edge1", 0.1)
+    with pytest.raises(NotFound):
+        board.ask("edge9", 0.1)
+    board, datapath = connect(obedient)
+    board.ask("edge1", 0.1)
+    board.detach(datapath)
+    with pytest.raises(SwitchGone):
+        board.ask("edge1", 0.1)
 
 
 def test_strangers_are_left_alone(connect):
@@ -148,6 +262,31 @@ def test_strangers_are_left_alone(connect):
     assert board.attach(stranger) is None
     board.on_reply(reply(stranger, of.OFPT_BARRIER_REPLY, 1))
     assert stranger.sent == []
+
+
+@pytest.mark.parametrize("dpid", [0, 0xB])
+def test_strangers_are_bounded_in_number(connect, dpid):
+    board, _ = connect(silent)
+    strangers = [FakeDatapath(silent) for _ in range(STRANGERS + 1)]
+    for stranger in strangers:
+        stranger.id = dpid
+        assert board.attach(stranger) is None
+    assert [stranger.closed for stranger in strangers] == [False] * STRANGERS + [True]
+    board.detach(strangers[0])
+    late = FakeDatapath(silent)
+    late.id = 0xC
+    board.attach(late)
+    assert not late.closed and board.connected("edge1")
+
+
+def test_all_strangers_that_become_ours_are_hung_up_on(connect):
+    board, _ = connect(silent)
+    strangers = [FakeDatapath(silent) for _ in range(2)]
+    for stranger in strangers:
+        stranger.id = 0xB
+        board.attach(stranger)
+    board.rename({DPID: "edge1", 0xB: "edge2"})
+    assert all(stranger.closed for stranger in strangers)
 
 
 def test_ports_follow_what_the_switch_says(connect):

@@ -1,0 +1,177 @@
+"""The OpenFlow door: who may speak there, how many at once, and how long they may take to say who they are.
+
+Ryu's own server forgets its TLS context after the first connection, waits for ever in a handshake, and ends when a
+connection cannot be accepted; so it is replaced here before Ryu makes it.
+"""
+
+import _socket
+import contextlib
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import eventlet
+from ryu.base import app_manager  # noqa: F401  # before the controller, for they import each other
+from ryu.controller import controller
+from ryu.controller.handler import MAIN_DISPATCHER
+from ryu.lib import hub
+
+from coat_ryu import tls
+from coat_ryu.doors import is_loopback
+from coat_ryu.refusals import Refusals
+from coat_ryu.tls import Keys, OpenDoor, Tls
+
+LOG = logging.getLogger(__name__)
+
+HANDSHAKE = 10.0
+"""Seconds until a connection has to be a switch that is known: TLS, and OpenFlow's own greeting."""
+PENDING, PENDING_OF_ONE = 512, 32
+"""Connections that are not that far yet: in all, and from one address that is not this machine's."""
+ACCEPT_PAUSE = 0.1
+"""Seconds before the next try when a connection could not be accepted, mostly for want of file descriptors."""
+
+
+def files(conf: Any, crl: str | None) -> Tls:
+    """What Ryu's options say of TLS for OpenFlow."""
+    options = ("--ctl-cert", "--ctl-privkey", "--ca-certs", "[coat] openflow_crl")
+    return Tls(conf.ctl_cert, conf.ctl_privkey, conf.ca_certs, crl, options)
+
+
+def refuse_open_door(host: str, dials: bool, locks: Tls, open_on_purpose: bool) -> None:
+    """Raises OpenDoor when anybody could be a switch. ``dials``: we connect to switches, in clear."""
+    if (is_loopback(host) or locks.client_ca) and not dials:
+        return
+    if not open_on_purpose:
+        where = "connect to switches in clear" if dials else f"listen on {host or 'every address'}"
+        raise OpenDoor(
+            f"OpenFlow would {where}, where anybody could be a switch: give --ctl-cert, --ctl-privkey and --ca-certs"
+            " (docs/locks.md), or leave --ofp-listen-host on loopback, or say [coat] openflow_open = true"
+        )
+    LOG.warning("OpenFlow is open: whoever reaches %s can be any switch that is not connected", host or "any address")
+
+
+def accept(listener: Any) -> tuple[Any, Any]:
+    """The next connection of a listening socket, whatever befalls one or the other."""
+    while True:
+        try:
+            connection, address = listener.accept()
+            return connection, address
+        except OSError as error:
+            if listener.fileno() < 0:
+                raise
+            LOG.warning("a connection could not be accepted: %s", error)
+            hub.sleep(ACCEPT_PAUSE)
+
+
+class _Secured:
+    """A TLS socket for Ryu, which takes any error of TLS for silence and asks again, for ever."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def recv(self, size: int) -> bytes:
+        try:
+            return bytes(self._connection.recv(size))
+        except ssl.SSLError as error:
+            raise ConnectionError(f"TLS: {error}") from None
+
+    def shutdown(self, how: int) -> None:
+        _socket.socket.shutdown(self._connection, how)  # SSLSocket's own would go on in clear
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class Datapath(controller.Datapath):  # type: ignore[misc]
+    """``certified``: the names in the peer's certificate; None where none is asked for. ``on_known`` is called when it
+    has said which switch it is.
+    """
+
+    def __init__(
+        self, connection: Any, address: Any, certified: frozenset[str] | None, on_known: Callable[[], None]
+    ) -> None:
+        self.certified = certified
+        self._on_known = on_known
+        super().__init__(connection, address)
+
+    def set_state(self, state: str) -> None:
+        super().set_state(state)
+        if state == MAIN_DISPATCHER:
+            self._on_known()
+
+    def close(self) -> None:
+        """Hangs up, whether or not the other side does."""
+        super().close()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class Door:
+    """Meets all OpenFlow connections, at whichever port."""
+
+    def __init__(self, keys: Keys, refusals: Refusals) -> None:
+        self.keys = keys
+        self._refusals = refusals
+        self._pending: Counter[str] = Counter()
+
+    def meet(self, connection: Any, address: Any) -> None:
+        """Serves one connection until it ends. Never raises."""
+        host = str(address[0]) if address else ""
+        mine = self._pending[host]
+        if self._pending.total() >= PENDING or (mine >= PENDING_OF_ONE and not is_loopback(host)):
+            message = f"{self._pending.total()} have not said who they are yet, {mine} of them from there"
+            self._refusals.note("limit", address, message)
+            connection.close()
+            return
+        self._pending[host] += 1
+        patience = eventlet.Timeout(HANDSHAKE)
+        pending = True
+
+        def on_known() -> None:
+            nonlocal pending
+            patience.cancel()
+            if pending:
+                pending = False
+                self._pending -= Counter([host])
+
+        try:
+            self._serve(connection, address, on_known)
+        except eventlet.Timeout:
+            self._refusals.note("handshake", address, f"it has not said within {HANDSHAKE:g} s which switch it is")
+        except Exception as error:
+            if pending:
+                self._refusals.note("handshake", address, f"{type(error).__name__}: {error}")
+            else:
+                LOG.warning("the OpenFlow connection from %s ended: %s", address, error)
+        finally:
+            on_known()
+
+    def _serve(self, connection: Any, address: Any, on_known: Callable[[], None]) -> None:
+        certified = None
+        try:
+            if self.keys.context is not None:
+                connection = self.keys.context.wrap_socket(connection, server_side=True)
+                if self.keys.files.client_ca:
+                    certified = frozenset(tls.names(connection.getpeercert()))
+                connection = _Secured(connection)
+            with contextlib.closing(Datapath(connection, address, certified, on_known)) as datapath:
+                datapath.serve()
+        finally:
+            connection.close()
+
+
+def server(door: Door) -> type:
+    """The class that Ryu shall make its OpenFlow server of."""
+
+    class Server(hub.StreamServer):  # type: ignore[misc]
+        def __init__(self, listen_info: Any, handle: Any = None, **of_ryu: Any) -> None:
+            super().__init__(listen_info, door.meet)
+
+        def serve_forever(self) -> None:
+            while True:
+                hub.spawn(self.handle, *accept(self.server))
+
+    return Server
