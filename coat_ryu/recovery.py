@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
+from coat_ryu import memory
 from coat_ryu.errors import CoatError, MemoryLost, NodeTimeout, NodeUnreachable
 from coat_ryu.journal import Journal
 from coat_ryu.moves import Move, Tally
@@ -94,7 +95,10 @@ def runs_at_destination(
 
     def ask() -> None:
         try:
-            there = move.call(Tally(0.0, {}), move.destination, "container_inspect", {"name": move.name}).result
+            # first what stands ready there, for whom Podman would wait; memory that follows has nothing that stands
+            end = [] if memory.is_lazy(move) else [("transfer_discard", {"transfer": move.transfer})]
+            ask_it = ("container_inspect", {"name": move.name})
+            there = move.call_all(Tally(0.0, {}), move.destination, *end, ask_it)[-1]
         except NodeUnreachable:
             if silence.look() < DEAD_AFTER:
                 raise

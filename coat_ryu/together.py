@@ -70,19 +70,24 @@ def relay(move: Move, began: Callable[[str, float], None], ended: Callable[[str,
     """
     to = next(step.detail["to"] for step in move.record.steps if step.name == "prepare")
     waiting = ("receive_wait", {"transfer": move.transfer, "timeout": move.bulk})
-    loan = move.fabric.lend(move.name)
-    verb, args = memory.checkpoint(move, {**checkpoint_args(move, loan), **sending(move, to)})
-    ahead = Ahead(lambda: move.destination.call("chain", move.chained(waiting, *restoring(move)), move.bulk))
+    ahead: Ahead | None = None
     try:
+        loan = move.fabric.lend(move.name)
+        verb, args = memory.checkpoint(move, {**checkpoint_args(move, loan), **sending(move, to)})
+        ahead = Ahead(lambda: move.destination.call("chain", move.chained(waiting, *restoring(move)), move.bulk))
         sending_ahead = Ahead(lambda: move.source.call(verb, move.fenced(args), move.bulk))
         turned = turn_away(move, loan, move.crossing(filling=True))
         sent = sending_ahead.result()
     except CoatError as error:
-        if isinstance(error, NodeUnreachable) and error.node == move.record.source:
+        if ahead is not None and isinstance(error, NodeUnreachable) and error.node == move.record.source:
             ahead.settle(DELIVERY_PATIENCE)  # the nodes need no controller for what they were handed
-        # the receiver waits for a state that will not come
-        move.destination.call("transfer_discard", move.fenced({"transfer": move.transfer}), QUICK)
-        ahead.settle()
+        # the receiver, and the restore that stands, wait for a state that will not come
+        try:
+            move.destination.call("transfer_discard", move.fenced({"transfer": move.transfer}), QUICK)
+        except CoatError as second:
+            raise error from second  # who goes back ends it all again
+        if ahead is not None:
+            ahead.settle()
         raise
     received = ahead.result()
     dumped, passed = sent.result["checkpoint"], sent.result["sent"]

@@ -76,6 +76,8 @@ class FakeNode:
         return {"steps": done}
 
     def container_inspect(self, name: str) -> Any:
+        if name in self.standing:
+            raise self.fail(f"Podman waits for the restore of {name} that stands")
         return self.containers.get(name)
 
     def container_needs(self, name: str) -> Any:
@@ -371,6 +373,8 @@ class FakeRemote:
     def __init__(self, node: FakeNode, killed: threading.Event) -> None:
         self._node = node
         self._killed = killed
+        node.early.clear()  # what lives in a hook ends with its connection, and this one is new
+        node.standing.clear()
 
     def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> FakeReply:
         if self._killed.is_set():

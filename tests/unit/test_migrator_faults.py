@@ -2,15 +2,18 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coat_ryu.errors import NodeError, NodeUnreachable
+from coat_ryu.errors import NodeError, NodeUnreachable, SwitchGone, SwitchTimeout
+from coat_ryu.journal import JournalError
 from coat_ryu.recovery import DEAD_AFTER, Silence
 from coat_ryu.runner import RETRY_LAST
-from tests.unit.fakes import World
+from coat_ryu.saga import Migration
+from tests.unit.fakes import FakeLoan, World
 from tests.unit.migrating import MODES, SPEC, TOPOLOGY, WAYS, Controller, controller_with_web, wait_for, world_with_web
 
 
@@ -255,3 +258,34 @@ def test_the_way_back_delivered_twice_changes_nothing(
     assert record.state in ("succeeded", "rolled_back"), record.error
     assert world.running("web") == [home] and world.most_copies == 1 and world.residue(home) == []
     assert controller.fabric.bindings["web"].hold is None
+
+
+@pytest.mark.parametrize("error", [SwitchTimeout, SwitchGone])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_switch_that_lends_nothing_leaves_nothing_waiting(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch, way: tuple[str, str], error: type[SwitchGone]
+) -> None:
+    def away(container: str) -> FakeLoan:
+        raise error("the switch of node a is away")
+
+    monkeypatch.setattr(controller.fabric, "lend", away)
+    record = controller.run(mode=way[0], memory=way[1])
+    assert record.state == "rolled_back" and record.error is not None
+    assert record.error.cause == error.default_cause
+    assert controller.world.running("web") == ["a"] and controller.world.residue("a") == []
+
+
+def test_a_journal_that_fails_at_the_freeze_leaves_nothing_waiting(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = controller.journal.put_migration
+
+    def full(record: Migration, context: dict[str, Any]) -> None:
+        if record.state == "running" and "checkpoint" in record.begun():
+            raise JournalError("the disk is full")
+        put(record, context)
+
+    monkeypatch.setattr(controller.journal, "put_migration", full)
+    record = controller.run(mode="prepared")
+    assert (record.state, controller.world.running("web")) == ("rolled_back", ["a"])
+    assert controller.world.residue("a") == []
