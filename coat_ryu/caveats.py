@@ -17,10 +17,18 @@ class Caveat:
 
 def warnings(needs: dict[str, Any]) -> list[Caveat]:
     """Everything that the move of a container would not bring along as it is."""
-    return [*_log(needs)]
+    return [*_sleepers(needs), *_log(needs)]
 
 
 def _log(needs: dict[str, Any]) -> Iterator[Caveat]:
     if needs.get("log"):
         message = f"what the container has written to its log so far ({needs['log']} bytes) stays behind"
         yield Caveat("log_left_behind", f"{message}: podman logs begins anew at the destination")
+
+
+def _sleepers(needs: dict[str, Any]) -> Iterator[Caveat]:
+    if needs.get("sleepers"):
+        message = (
+            f"{', '.join(needs['sleepers'][:3])} may end early: CRIU cuts a sleep short (EINTR), and not every sleep(1)"
+        )
+        yield Caveat("sleep_ends_early", f"{message} sleeps on then")

@@ -17,6 +17,21 @@ PYTHON_LEAST = (3, 11)
 CLOCK_LIMIT = 3600.0
 """Seconds. The keys of a transfer are good for a day before and after the controller's now; this is well inside."""
 
+CAPABILITIES = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+    "CAP_MKNOD": 27,
+}
+"""Those that Podman, CRIU and the hook use (linux/capability.h)."""
+
 DEBIAN_12, DEBIAN_13, UBUNTU_24 = "debian 12", "debian 13", "ubuntu 24.04"
 SUPPORTED = (DEBIAN_12, DEBIAN_13, UBUNTU_24)
 
@@ -90,6 +105,8 @@ def _machine(facts: dict[str, str], now: float) -> Iterator[Finding]:
         "namespaces, Podman, CRIU; the rest cannot be judged without it",
         "" if root else "run it as root; over SSH, log in as root by key",
     )
+    if root:
+        yield from _capabilities(facts)
     yield _kernel(facts)
     yield _cgroup(facts)
     yield _present(facts, "tun", "what is held for a frozen container waits in a TAP", "modprobe tun", "/dev/net/tun")
@@ -101,6 +118,23 @@ def _machine(facts: dict[str, str], now: float) -> Iterator[Finding]:
         needed=False,
     )
     yield _clock(facts, now)
+
+
+def _capabilities(facts: dict[str, str]) -> Iterator[Finding]:
+    """What root may not do, as within a container: of most a node has no use, of CAP_SYS_RESOURCE some containers."""
+    try:
+        have = int(facts["capabilities"], 16)
+    except (KeyError, ValueError):
+        yield Finding("capabilities", "wrong", "not known", "namespaces, CRIU; root has them all on a plain machine")
+        return
+    lacking = [name for name, number in CAPABILITIES.items() if not have >> number & 1]
+    purpose = "namespaces, CRIU"
+    if lacking == ["CAP_SYS_RESOURCE"]:
+        purpose = "containers with processes of other users or groups than root, which else cannot move"
+    mend = "give root on it all capabilities (a container: --privileged; a service: CapabilityBoundingSet)"
+    found = f"root lacks {', '.join(lacking)}" if lacking else ""
+    needed = lacking != ["CAP_SYS_RESOURCE"]
+    yield Finding("capabilities", "missing" if lacking else "ok", found, purpose, mend if lacking else "", needed)
 
 
 def _kernel(facts: dict[str, str]) -> Finding:

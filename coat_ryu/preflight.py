@@ -20,6 +20,9 @@ LAZY_RUNTIME = "runc"
 RESERVE = 64 << 20
 """Bytes of disk and memory that a migration leaves alone."""
 
+SHOWN = 3
+"""How many of many things of one kind are named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -51,7 +54,9 @@ def refusals(
     yield from _room(source, destination, here, there, needs)
     yield from _tunnels(source, here, mtu)
     yield from _tunnels(destination, there, mtu)
+    yield from _users(source, here, needs)
     yield from _container(needs)
+    yield from _processes(needs)
 
 
 def memory_refusals(
@@ -147,6 +152,61 @@ def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
         # criu/sk-inet.c: "In-flight connection"; to skip them would break them
         message = f"container: it has not accepted all connections at its port {port}; CRIU cannot move those"
         yield Refusal("unaccepted_connections", f"{message}, so try again when it has")
+
+
+def _users(source: str, here: dict[str, Any], needs: dict[str, Any]) -> Iterator[Refusal]:
+    """CRIU asks for every process's limits, and prlimit(2) tells those of another user only to CAP_SYS_RESOURCE."""
+    others = needs.get("other_users") or []
+    if others and "CAP_SYS_RESOURCE" in here.get("lacks", ()):
+        message = f"root on {source} lacks CAP_SYS_RESOURCE, so CRIU cannot move processes of other users and groups"
+        yield Refusal("no_cap_sys_resource", f"{message}; the container has {_some(others)}")
+
+
+def _processes(needs: dict[str, Any]) -> Iterator[Refusal]:
+    """What CRIU would refuse when the container is frozen, or could dump and not restore."""
+    for told in needs.get("shares", ()):
+        message = f"container: it was made with --{told}, so part of its state is not its own"
+        yield Refusal("shares_namespaces", f"{message}; it cannot be moved")
+    if needs.get("tty"):
+        yield Refusal("has_tty", "container: it has a terminal (podman run --tty), which stays on this node")
+    for what, cause, told in _WITHIN:
+        if found := needs.get(what):
+            yield Refusal(cause, "container: " + told.format(_some(found)))
+    for kind in needs.get("protocols", ()):
+        mptcp = kind.startswith("MPTCP")
+        told = "let it use TCP (Go programs: GODEBUG=multipathtcp=0)" if mptcp else "CRIU cannot move those"
+        yield Refusal("mptcp_socket" if mptcp else "unknown_socket", f"container: it has {kind} sockets; {told}")
+    for file in needs.get("files", ()):
+        word = "io_uring" if file.startswith("io_uring") else "unknown_file"
+        yield Refusal(word, f"container: it has {file} open, which CRIU cannot move")
+
+
+_WITHIN = (
+    (
+        "exec_sessions",
+        "has_exec_sessions",
+        "{} did not come from its own program (podman exec), and would be ended by a move; end it, or wait for its end",
+    ),
+    (
+        "foreign_time",
+        "foreign_time",
+        "{} was left by a podman exec after a move, in another time namespace: CRIU could not restore it; end it",
+    ),
+    ("traced", "is_traced", "{} is traced by a debugger (strace, gdb), and CRIU cannot be another one; end that first"),
+    (
+        "link_local",
+        "link_local_connection",
+        "it has connections over link-local addresses (fe80::) at its TCP ports {}, which CRIU cannot restore",
+    ),
+    ("queues", "message_queue", "it has POSIX message queues open, which CRIU cannot move: {}"),
+)
+"""What ``container_needs`` may tell, its cause, and the sentence with what was found."""
+
+
+def _some(found: list[Any]) -> str:
+    """The first few of them."""
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(map(str, found[:SHOWN])) + more
 
 
 def state_size(needs: dict[str, Any]) -> int:

@@ -27,6 +27,7 @@ say os_name "${PRETTY_NAME:-unknown}"
 say kernel "$(uname -r)"
 say user "$(id -u)"
 say clock "$(date +%s)"
+[ ! -r /proc/self/status ] || say capabilities "$(sed -n 's/^CapEff:[^0-9a-f]*//p' /proc/self/status)"
 
 for command in python3 podman runc criu iptables nft; do
     if has $command; then say $command "$(version $command --version)"; fi

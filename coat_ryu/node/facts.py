@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import fence, netns, podman, steady
+from coat_ryu.node import fence, inside, netns, podman, steady
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining, run
 from coat_ryu.node.verbs import Name, Text, verb
@@ -27,6 +27,7 @@ COMMANDS = {
 def hello(*, address: Text | None = None) -> dict[str, Any]:
     """Versions (None for what is missing), identity, clock, free memory and disk in bytes.
 
+    ``lacks`` are capabilities that root does not have here, of those that CRIU wants for some containers only.
     ``mtu`` is that of the interface with ``address``, where tunnels end; None if there is none.
     """
     if address is not None:
@@ -38,6 +39,7 @@ def hello(*, address: Text | None = None) -> dict[str, Any]:
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "controller": os.environ.get("SSH_CONNECTION", "").partition(" ")[0] or None,
         "cpu_flags": _cpu_flags(),
+        "lacks": [] if inside.has_capability(inside.CAP_SYS_RESOURCE) else ["CAP_SYS_RESOURCE"],
         "memory_free": int(memory["MemAvailable"]) * 1024,
         "disk_free": shutil.disk_usage(podman.graph_root()).free if _versions()["podman"] else 0,
         "mtu": address and netns.mtu_of(address),

@@ -4,12 +4,11 @@ import contextlib
 import functools
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, standing
+from coat_ryu.node import criu, inside, standing
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.layer import allocated
@@ -23,10 +22,6 @@ NEVER = "0001-01-01T00:00:00Z"
 
 LOOKS = 5
 """How often it is asked what containers there are, when one goes between the list and the look at it."""
-
-TCP_LISTEN = "0A"  # net/tcp_states.h, as in /proc/net/tcp
-ACCEPT_PATIENCE = 1.0
-"""Seconds that a server is given to accept the connections that wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +246,9 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 @verb
 def container_needs(*, name: Name) -> dict[str, Any] | None:
     """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes that are
-    taken up, ``pod``,
-    ``mounts`` and ``devices`` of its own, ``unaccepted``: TCP ports with connections that it has not accepted yet,
-    though it was given a second; ``log``: bytes that Podman keeps of what it has written, None if it keeps them
-    elsewhere. None if there is no such container.
+    taken up, ``pod``, ``mounts`` and ``devices`` of its own, ``tty``, ``shares``: namespaces that are not its own;
+    ``log``: bytes that Podman keeps of what it has written, None if it keeps them elsewhere; and what its processes
+    have (``inside``). None if there is no such container.
     """
     raw = _ours(name)
     if raw is None:
@@ -267,9 +261,17 @@ def container_needs(*, name: Name) -> dict[str, Any] | None:
         "pod": raw.get("Pod") or None,
         "mounts": [mount["Destination"] for mount in raw.get("Mounts") or []],
         "devices": [device["PathInContainer"] for device in raw["HostConfig"].get("Devices") or []],
-        "unaccepted": _unaccepted(raw["State"]["Pid"]),
+        "tty": raw["Config"].get("Tty", False),
+        "shares": _shares(raw["HostConfig"]),
+        **(inside.look(raw["State"]["Pid"]) if raw["State"]["Pid"] else {}),
         "log": _logged(raw),
     }
+
+
+def _shares(config: dict[str, Any]) -> list[str]:
+    """Namespaces of the node or of other containers, as Podman was asked for them."""
+    asked = {kind: config.get(f"{kind}Mode") or "private" for kind in ("Ipc", "Pid", "UTS")}
+    return [f"{kind.lower()}={mode}" for kind, mode in asked.items() if mode not in ("private", "shareable")]
 
 
 def _logged(raw: dict[str, Any]) -> int | None:
@@ -279,25 +281,6 @@ def _logged(raw: dict[str, Any]) -> int | None:
         return Path(path).stat().st_size if path else None
     except FileNotFoundError:
         return 0
-
-
-def _unaccepted(pid: int) -> list[int]:
-    give_up = time.monotonic() + ACCEPT_PATIENCE
-    while (ports := _backlogs(pid)) and time.monotonic() < give_up:
-        time.sleep(ACCEPT_PATIENCE / 20)
-    return ports
-
-
-def _backlogs(pid: int) -> list[int]:
-    """Ports of listening sockets whose receive queue, which counts connections, is not empty (proc_pid_net(5), tcp)."""
-    ports = set()
-    for file in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):  # no IPv6, or the container has ended
-            for line in Path(f"/proc/{pid}/net/{file}").read_text().splitlines()[1:]:
-                _, local, _, state, queues, *_ = line.split()
-                if state == TCP_LISTEN and int(queues.partition(":")[2], 16):
-                    ports.add(int(local.rpartition(":")[2], 16))
-    return sorted(ports)
 
 
 def _resident(pid: int) -> int:

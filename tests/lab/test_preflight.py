@@ -210,6 +210,8 @@ def odd(bench: Bench) -> Iterator[Callable[..., str]]:
         ("has_mounts", ["--volume=/srv:/data"]),
         ("has_devices", ["--device=/dev/null:/dev/odd"]),
         ("in_a_pod", ["--pod=pod"]),
+        ("has_tty", ["--tty"]),
+        ("shares_namespaces", ["--ipc=host"]),
     ],
 )
 def test_a_container_that_cannot_move_is_told_and_stays(

@@ -20,6 +20,7 @@ GOOD = {
     "kernel": "6.12.0",
     "user": "0",
     "clock": str(NOW + 1),
+    "capabilities": "000001ffffffffff",
     "python3": "3.13.5",
     "podman": "5.4.2",
     "runc": "1.1.15",
@@ -52,9 +53,17 @@ def test_a_good_machine_has_nothing_to_mend() -> None:
     assert [finding for finding in judge(GOOD, NOW) if finding.state != "ok" or finding.mend] == []
 
 
+def test_a_node_does_without_the_one_capability_that_few_containers_want() -> None:
+    lacks_one, lacks_more = (GOOD | {"capabilities": text} for text in ("000001fffeffffff", "000001fffedfffff"))
+    assert not found(lacks_one)["capabilities"].bad and "CAP_SYS_RESOURCE" in found(lacks_one)["capabilities"].found
+    assert "CapabilityBoundingSet" in found(lacks_one)["capabilities"].mend
+    assert found(lacks_more)["capabilities"].bad and "CAP_SYS_ADMIN" in found(lacks_more)["capabilities"].found
+
+
 @pytest.mark.parametrize(
     ("facts", "name", "state", "mend"),
     [
+        (without("capabilities"), "capabilities", "wrong", ""),
         (without("python3"), "python3", "missing", "apt-get install --yes python3"),
         (GOOD | {"python3": "3.9.2"}, "python3", "too old", "apt-get"),
         (without("podman"), "podman", "missing", "apt-get install --yes podman"),

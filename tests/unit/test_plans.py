@@ -133,3 +133,9 @@ def test_records_come_filtered_and_in_parts(controller: Controller) -> None:
     assert page(MigrationsQuery(state="failed")) == ([], 0)
     assert page(MigrationsQuery(container="db"))[1] == 0
     assert page(MigrationsQuery(node="a", container="web", state="succeeded", offset=1))[1] == 3
+
+
+def test_a_plan_warns_of_a_sleep(controller: Controller) -> None:
+    controller.world.nodes["a"].containers["web"]["sleepers"] = ["sleep (pid 5)"]
+    (warning,) = plans(controller).plan(PlanRequest(container="web", to="b")).warnings
+    assert warning.cause == "sleep_ends_early" and warning.message.startswith("sleep (pid 5) may end early")

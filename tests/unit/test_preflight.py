@@ -7,6 +7,7 @@ import pytest
 from coat_ryu.errors import Conflict
 from coat_ryu.model import Memory
 from coat_ryu.preflight import check, memory_refusals, refusals
+from tests.unit.test_documents import REST, section
 
 VERSIONS = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15", "ovs": "3.5.0"}
 NODE: dict[str, Any] = {
@@ -50,6 +51,18 @@ def test_what_a_node_does_not_say_is_no_reason() -> None:
         ({}, {"mtu": 1499}, {}, "small_mtu"),
         ({}, {}, {"unaccepted": [7002]}, "unaccepted_connections"),
         ({}, {}, {"pod": "p"}, "in_a_pod"),
+        ({}, {}, {"tty": True}, "has_tty"),
+        ({}, {}, {"shares": ["ipc=host"]}, "shares_namespaces"),
+        ({}, {}, {"exec_sessions": ["sh (pid 5)"]}, "has_exec_sessions"),
+        ({}, {}, {"foreign_time": ["sleep (pid 5)"]}, "foreign_time"),
+        ({}, {}, {"traced": ["python3 (pid 5)"]}, "is_traced"),
+        ({}, {}, {"link_local": [7120]}, "link_local_connection"),
+        ({}, {}, {"queues": ["/queue of python3 (pid 5)"]}, "message_queue"),
+        ({}, {}, {"protocols": ["MPTCP"]}, "mptcp_socket"),
+        ({}, {}, {"protocols": ["SCTP"]}, "unknown_socket"),
+        ({}, {}, {"files": ["io_uring of node (pid 5)"]}, "io_uring"),
+        ({}, {}, {"files": ["perf_event of perf (pid 5)"]}, "unknown_file"),
+        ({"lacks": ["CAP_SYS_RESOURCE"]}, {}, {"other_users": ["nginx (pid 5)"]}, "no_cap_sys_resource"),
         ({}, {}, {"mounts": ["/data"]}, "has_mounts"),
         ({}, {}, {"devices": ["/dev/kvm"]}, "has_devices"),
     ],
@@ -58,6 +71,17 @@ def test_each_reason_has_its_cause(
     here: dict[str, Any], there: dict[str, Any], needs: dict[str, Any], cause: str
 ) -> None:
     assert causes(here, there, needs) == [cause]
+    assert f"`{cause}`" in section(REST, "Refusals before a migration touches anything")
+
+
+def test_processes_of_other_users_are_no_reason_where_root_may_see_their_limits() -> None:
+    assert causes({"lacks": []}, {"lacks": ["CAP_SYS_RESOURCE"]}, {"other_users": ["nginx (pid 5)"]}) == []
+    assert causes({"lacks": ["CAP_SYS_RESOURCE"]}, {}, {"other_users": []}) == []
+
+
+def test_of_many_things_of_a_kind_a_few_are_named() -> None:
+    (refusal,) = refusals("a", "b", NODE, NODE, {**NEEDS, "traced": [f"sh (pid {pid})" for pid in range(9)]}, 1500)
+    assert "sh (pid 0), sh (pid 1), sh (pid 2) and 6 more is traced" in refusal.message
 
 
 def test_the_first_reason_is_told() -> None:
