@@ -18,6 +18,7 @@ import paramiko
 
 from coat_ryu import shipment
 from coat_ryu.errors import NodeError, NodeTimeout, NodeUnreachable
+from coat_ryu.lines import Lines, check_answer
 from coat_ryu.ssh import Login as Login
 from coat_ryu.ssh import open_transport
 
@@ -32,6 +33,10 @@ noticed sooner (``ssh.SILENCE``): its kernel does not acknowledge them, whereas 
 GRACE = 2.0
 """Seconds that the node's own word about a time-out is waited for."""
 STDERR_KEPT = 4000
+LINE_MAX = 8 << 20
+"""Bytes of one answer, at the most. The longest are lists of containers, some kilobytes each."""
+FIRST_LINE_MAX = 4096
+"""Bytes of what the bootstrap says."""
 CLOCK_SAMPLES = 8
 
 
@@ -191,7 +196,7 @@ class Remote:
     def _failure(self, verb: str, error: dict[str, str]) -> NodeError:
         kind = NodeTimeout if error["cause"] == "timeout" else NodeError
         cause = None if error["cause"] in ("timeout", "command_failed") else error["cause"]
-        message = f"node {self.name}: {verb}: {error['message']}"
+        message = f"node {self.name}: {verb}: {error['message'][:STDERR_KEPT]}"
         return kind(message, node=self.name, command=error["command"] or verb, stderr=error["stderr"], cause=cause)
 
     # ---- keeping the connection
@@ -249,7 +254,7 @@ class Remote:
                 if reader.is_alive() and not self._closing.is_set():
                     self._sample_clock(PULSE_TIMEOUT)
             except NodeError as error:
-                self._stderr += f"\n{error}"
+                self._note(f"{error}")
                 break
         self._hang_up()
         reader.join(CONNECT_TIMEOUT)
@@ -274,23 +279,28 @@ class Remote:
             self._on_down()
 
     def _read(self, channel: paramiko.Channel) -> None:
-        rest = b""
+        lines = Lines(LINE_MAX)
         try:
             while data := channel.recv(1 << 16):
                 received_at = time.monotonic()
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
+                for line in lines.feed(data):
                     self._take(json.loads(line), received_at)
-        except (OSError, ValueError) as error:
-            self._stderr += f"\n{error}"
+        except (OSError, ValueError, RecursionError) as error:
+            odd = isinstance(error, (ValueError, RecursionError))
+            self._note(f"what the node says is no answer of our hook: {error}" if odd else f"{error}")
+        channel.close()  # nobody listens any more
         for slot in list(self._waiting.values()):
             slot.done.set()
 
-    def _take(self, answer: dict[str, Any], received_at: float) -> None:
-        slot = self._waiting.pop(answer["id"], None)
+    def _take(self, answer: Any, received_at: float) -> None:
+        number = check_answer(answer).get("id")
+        slot = self._waiting.pop(number, None) if isinstance(number, int) else None
         if slot is not None:  # else nobody waits any more
             slot.answer, slot.received_at = answer, received_at
             slot.done.set()
+
+    def _note(self, text: str) -> None:
+        self._stderr = f"{self._stderr}\n{text}"[-STDERR_KEPT:]
 
     def _read_stderr(self, channel: paramiko.Channel) -> None:
         try:
@@ -303,13 +313,18 @@ class Remote:
 
 
 def _read_line(channel: paramiko.Channel) -> str:
-    """A line of the bootstrap's, a byte at a time: what follows is the hook's. Empty at the end of the channel."""
-    line = b""
+    """A line of the bootstrap's, a byte at a time: what follows is the hook's. Empty at the end of the channel.
+
+    Raises ValueError for one that does not end.
+    """
+    line = bytearray()
     while not line.endswith(b"\n"):
         byte = channel.recv(1)
         if not byte:
             break
         line += byte
+        if len(line) > FIRST_LINE_MAX:
+            raise ValueError(f"the node's first line is over {FIRST_LINE_MAX} bytes")
     return line.decode(errors="replace").strip()
 
 

@@ -15,6 +15,9 @@ from coat_ryu.errors import TopologyError
 from coat_ryu.model import Topology
 from coat_ryu.ssh import Login, open_transport
 
+OUTPUT_MAX = 1 << 20
+"""Bytes that a script may print."""
+
 
 def read_topology(file: Path) -> Topology:
     """Raises Failed with all that is wrong with the file."""
@@ -53,6 +56,9 @@ def run_script(login: Login, script: str, timeout: float) -> str:
             channel.sendall(script.encode())
             channel.shutdown_write()
             with channel.makefile("rb") as output:
-                return bytes(output.read()).decode(errors="replace")
+                said = bytes(output.read(OUTPUT_MAX + 1))
+            if len(said) > OUTPUT_MAX:
+                raise ValueError(f"{login.host} says more than {OUTPUT_MAX} bytes")
+            return said.decode(errors="replace")
     except paramiko.SSHException as error:
         raise ValueError(str(error) or type(error).__name__) from error
