@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.layer import allocated
 from coat_ryu.node.process import run
+from coat_ryu.node.unseen import unseen
 from coat_ryu.node.verbs import Image, Name, Netns, Text, Variable, verb
 
 TIMEOUT = 120
@@ -42,8 +44,8 @@ _places: dict[str, Place] = {}
 """Spares the critical path a `podman inspect` (50 ms). An entry is good while its bundle is there."""
 
 
-def podman(*arguments: str) -> str:
-    return run(["podman", *arguments], timeout=TIMEOUT)
+def podman(*arguments: str, environment: Mapping[str, str | bytes] | None = None) -> str:
+    return run(["podman", *arguments], timeout=TIMEOUT, environment=environment)
 
 
 @functools.cache
@@ -182,12 +184,20 @@ def _pids_limit() -> list[str]:
     return ["--pids-limit=0"] if lacking else []
 
 
-def _options(name: str, env: dict[str, str], netns: str, spec: str) -> list[str]:
-    labels = [f"--label={LABEL_NAME}={name}", f"--label={LABEL_SPEC}={spec}"]
-    variables = [f"--env={key}={value}" for key, value in env.items()]
+def _options(name: str, netns: str) -> list[str]:
     # The host name is in the checkpoint; Podman's default, the container's id, would differ from node to node.
     identity = [f"--name={name}", f"--hostname={name}", f"--network=ns:{namespaces.path(netns)}"]
-    return [*identity, f"--annotation={criu.annotation(name)}", *_pids_limit(), "--pull=never", *labels, *variables]
+    label = f"--label={LABEL_NAME}={name}"
+    return [*identity, f"--annotation={criu.annotation(name)}", *_pids_limit(), "--pull=never", label]
+
+
+def _make(verb: str, name: str, image: str, command: list[str], env: dict[str, str], netns: str, spec: str) -> str:
+    """`podman run` or `podman create`; the container's id."""
+    criu.configure(name)
+    with unseen(env, {LABEL_SPEC: spec}) as rest:
+        options = [*_options(name, netns), *rest.options]
+        arguments = ["--runtime", runtime(), *verb.split(), *options, image, *command]
+        return podman(*arguments, environment=rest.environment).strip()
 
 
 def _gone_or_same(name: str, spec: str, wanted: str) -> str | None:
@@ -213,9 +223,7 @@ def container_run(
     """Runs a container in a namespace that is there already; ``spec`` is kept in its label for whoever asks."""
     there = _gone_or_same(name, spec, "running")
     if there is None:
-        criu.configure(name)
-        options = _options(name, env, netns, spec)
-        there = podman("--runtime", runtime(), "run", "--detach", *options, image, *command).strip()
+        there = _make("run --detach", name, image, command, env, netns, spec)
     return {"id": there}
 
 
@@ -226,9 +234,7 @@ def container_create(
     """A container that a state can be restored into: all is made ready, but the image's command has never run."""
     there = _gone_or_same(name, spec, "created")
     if there is None:
-        criu.configure(name)
-        options = _options(name, env, netns, spec)
-        there = podman("--runtime", runtime(), "create", *options, image, *command).strip()
+        there = _make("create", name, image, command, env, netns, spec)
         # Restoring in place wants a stopped container with its config.json written (libpod's restore()).
         podman("init", name)
         podman("stop", "--time=0", name)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from coat_ryu.node.failure import Failure
@@ -41,8 +41,13 @@ def remaining(default: float = DEFAULT_TIMEOUT) -> float:
     return min(left, default)
 
 
-def run(argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> str:
-    """Standard output of a command. Raises Failure with its argv and standard error when it does not succeed."""
+def run(
+    argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT, environment: Mapping[str, str | bytes] | None = None
+) -> str:
+    """Standard output of a command, in our ``environment`` or this.
+
+    Raises Failure with its argv and standard error when it does not succeed.
+    """
     limit = remaining(timeout)
     try:
         process = subprocess.Popen(
@@ -51,6 +56,7 @@ def run(argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd="/",
+            env=environment,
             start_new_session=True,
         )
     except OSError as error:
