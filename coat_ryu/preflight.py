@@ -80,6 +80,12 @@ def memory_refusals(
         yield Refusal("not_implemented", "memory: pre-copy is not implemented, though these kernels could do it")
 
 
+def is_in_full(name: str, asked_for: str) -> bool:
+    """Whether ``name``, which a source says an image has, is what was asked for, with a registry and a tag."""
+    wanted = asked_for if ":" in asked_for.rpartition("/")[2] else f"{asked_for}:latest"
+    return name in (asked_for, wanted) or name.endswith(f"/{wanted}")
+
+
 def presence(
     container: str, source: str, destination: str, here: dict[str, Any] | None, there: dict[str, Any] | None
 ) -> Iterator[Refusal]:

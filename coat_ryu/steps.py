@@ -19,7 +19,7 @@ from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_por
 from coat_ryu.moves import QUICK, Ahead, Move, Request, Tally
 from coat_ryu.nodes import BRIDGE, Site, endpoint_name
 from coat_ryu.preflight import check as may_move
-from coat_ryu.preflight import presence, refuse, state_size
+from coat_ryu.preflight import is_in_full, presence, refuse, state_size
 
 PORT_TIMEOUT = 10.0
 CUT_OVER_TIMEOUT = 10.0
@@ -63,7 +63,7 @@ def image(move: Move, tally: Tally) -> None:
         return
     transfer = move.transfer + "-image"
     sender, receiver = one_time_pair(transfer)
-    to = _receive(move, tally, transfer, receiver, "image")
+    to = _receive(move, tally, transfer, receiver, "image", image=move.image)
     args = {"transfer": transfer, **wanted, "name": move.spec.image, "to": to, "tls": sender.as_args()}
     try:
         sent = move.call(tally, move.source, "send_image", args, move.bulk).result
@@ -73,7 +73,7 @@ def image(move: Move, tally: Tally) -> None:
     if not _has_image(move, tally):
         message = f"image: what arrived on {move.record.destination} is not the image {move.image} of {move.name}"
         raise Conflict(message, cause="image_differs")
-    if sent["name"]:
+    if sent["name"] and is_in_full(sent["name"], move.spec.image):
         move.call(tally, move.destination, "image_tag", {**wanted, "name": sent["name"]})
     tally.detail.update(brought=True, bytes=sent["bytes"])
 
@@ -308,13 +308,13 @@ def _endpoint(move: Move, tally: Tally, site: Site, spec: ContainerSpec) -> None
     move.fabric.wait_port(site.node.name, container_port(move.name), PORT_TIMEOUT)
 
 
-def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, what: str) -> dict[str, Any]:
-    verb, args = receiving(move, transfer_id, identity, what)
+def _receive(move: Move, tally: Tally, transfer_id: str, identity: Identity, what: str, **more: str) -> dict[str, Any]:
+    verb, args = receiving(move, transfer_id, identity, what, **more)
     return memory.where(args, move.call(tally, move.destination, verb, args).result)
 
 
-def receiving(move: Move, transfer_id: str, identity: Identity, what: str) -> Request:
-    args = {"transfer": transfer_id, **memory.ends(move), "tls": identity.as_args(), "what": what}
+def receiving(move: Move, transfer_id: str, identity: Identity, what: str, **more: str) -> Request:
+    args = {"transfer": transfer_id, **memory.ends(move), "tls": identity.as_args(), "what": what, **more}
     return "receive_open", args
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
-from coat_ryu.node import podman, standing, state
+from coat_ryu.node import incoming, podman, standing, state
 from coat_ryu.node.door import Door, connect
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining
@@ -32,7 +32,15 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 class Inbox:
     """One transfer at its receiving end: listens until a peer with the right certificate has delivered everything."""
 
-    def __init__(self, transfer: str, where: str, context: ssl.SSLContext, what: What, peer: str | None = None) -> None:
+    def __init__(
+        self,
+        transfer: str,
+        where: str,
+        context: ssl.SSLContext,
+        what: What,
+        peer: str | None = None,
+        image: str | None = None,
+    ) -> None:
         self.directory = podman.graph_root() / "coat" / transfer
         self.changed = threading.Condition()
         self.result: dict[str, Any] | None = None
@@ -40,6 +48,7 @@ class Inbox:
         self.closed = False
         self.waited_for = False
         self._take = {"state": self._take_state, "image": self._take_image}[what]
+        self._image = image
         self._turn = threading.Lock()
         self._door = Door(where, peer, context)
         _make_room(self._door.listener)
@@ -111,8 +120,7 @@ class Inbox:
         with _podman_pipe(["podman", "load", "--quiet"], stdin=subprocess.PIPE) as process:
             assert process.stdin is not None
             with process.stdin as pipe, contextlib.suppress(BrokenPipeError):  # it says why on its standard error
-                while data := receiver.read(BUFFER):
-                    pipe.write(data)
+                incoming.pass_on(receiver, pipe, self._image)
 
 
 @contextlib.contextmanager
@@ -180,16 +188,25 @@ def _make_room(listener: socket.socket) -> None:
 
 @verb
 def receive_open(
-    *, transfer: TransferId, address: Text, tls: dict[str, str], what: What, peer: Text | None = None
+    *,
+    transfer: TransferId,
+    address: Text,
+    tls: dict[str, str],
+    what: What,
+    peer: Text | None = None,
+    image: Image | None = None,
 ) -> dict[str, Any]:
-    """Listens on ``address``, for who comes from the address ``peer`` if that is given; answers the TCP ``port``."""
+    """Listens on ``address``, for who comes from the address ``peer`` if that is given; answers the TCP ``port``.
+
+    An image arrives without names, and if ``image``, an id, is given no other is taken.
+    """
     check_address("address", address)
     if peer is not None:
         check_address("peer", peer)
     with _lock:
         if transfer not in _inboxes:
             context = tls_context(ssl.PROTOCOL_TLS_SERVER, tls)
-            _inboxes[transfer] = Inbox(transfer, address, context, what, peer)
+            _inboxes[transfer] = Inbox(transfer, address, context, what, peer, image)
     return {"port": _inboxes[transfer].port}
 
 

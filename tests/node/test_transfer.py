@@ -1,6 +1,8 @@
 """What comes to a receiving end and should not: strangers, half a state, a changed one, one that wants out."""
 
+import hashlib
 import io
+import json
 import socket
 import ssl
 import struct
@@ -36,12 +38,12 @@ def inbox(lab: Lab, left: Remote) -> Iterator["Inbox"]:
 class Inbox:
     """An open receiving end on the left host, and what it takes to send to it from here."""
 
-    def __init__(self, lab: Lab, left: Remote) -> None:
+    def __init__(self, lab: Lab, left: Remote, **more: str) -> None:
         self.lab, self.left = lab, left
         self.silent: socket.socket | None = None
         self.sender, receiver = one_time_pair(TRANSFER)
         address = lab.state.hosts["left"].address
-        args = {"transfer": TRANSFER, "address": address, "tls": receiver.as_args(), "what": "state"}
+        args = {"transfer": TRANSFER, "address": address, "tls": receiver.as_args(), "what": "state", **more}
         self.place = address, left.call("receive_open", args).result["port"]
         assert left.call("receive_open", args).result["port"] == self.place[1], "opening again changes nothing"
 
@@ -258,3 +260,72 @@ def test_a_receiver_that_is_not_there_is_told(left: Remote) -> None:
     to = {"address": "10.9.0.2", "port": 1}
     with pytest.raises(NodeError, match=r"sending to 10\.9\.0\.2 port 1 failed"):
         left.call("send_image", {"transfer": "x", "image": "localhost/coat-python", "to": to, "tls": tls})
+
+
+# ---- an image
+
+
+LAYER = archive(word=b"evil")
+LAYER_ID = hashlib.sha256(LAYER).hexdigest()
+CONFIGURATION = json.dumps(
+    {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{LAYER_ID}"]},
+    }
+).encode()
+IMAGE_ID = hashlib.sha256(CONFIGURATION).hexdigest()
+TAKEN = "localhost/coat-iperf3:latest"
+
+
+def image_archive(configuration: bytes = CONFIGURATION) -> bytes:
+    """An image of another node's that claims a name of this one's."""
+    manifest = [{"Config": f"{IMAGE_ID}.json", "RepoTags": [TAKEN], "Layers": [f"{LAYER_ID}.tar"]}]
+    files = {
+        f"{LAYER_ID}.tar": LAYER,
+        f"{IMAGE_ID}.json": configuration,
+        "manifest.json": json.dumps(manifest).encode(),
+    }
+    return archive(**files)
+
+
+def images(lab: Lab) -> set[str]:
+    listing = ["podman", "images", "--no-trunc", "--format={{.Repository}}:{{.Tag}} {{.ID}}"]
+    return set(lab.exec("left", listing).stdout.splitlines())
+
+
+@pytest.fixture
+def image_inbox(lab: Lab, left: Remote) -> Iterator[Callable[..., Inbox]]:
+    yield lambda **more: Inbox(lab, left, what="image", **more)
+    left.call("transfer_discard", {"transfer": TRANSFER})
+    lab.exec("left", ["podman", "rmi", "--force", "--ignore", IMAGE_ID])
+
+
+def test_an_image_takes_no_name_from_another(lab: Lab, image_inbox: Callable[..., Inbox]) -> None:
+    before = images(lab)
+    inbox = image_inbox()
+    inbox.deliver(image_archive())
+    inbox.wait()
+    assert images(lab) == before | {f"<none>:<none> sha256:{IMAGE_ID}"}
+
+
+def test_another_image_than_the_announced_one_is_not_loaded(lab: Lab, image_inbox: Callable[..., Inbox]) -> None:
+    before = images(lab)
+    inbox = image_inbox(image=IMAGE_ID)
+    with pytest.raises((Failure, OSError)):
+        inbox.deliver(image_archive(CONFIGURATION + b" "))
+    with pytest.raises(NodeError, match=f"not {IMAGE_ID}"):
+        inbox.wait()
+    assert images(lab) == before
+    inbox.deliver(image_archive())
+    inbox.wait()
+    assert images(lab) == before | {f"<none>:<none> sha256:{IMAGE_ID}"}
+
+
+def test_a_sender_from_another_address_is_not_let_in(lab: Lab, left: Remote) -> None:
+    """Even with the key: here the tests stand where the relay stands, and the right host is the one expected."""
+    inbox = Inbox(lab, left, peer=lab.state.hosts["right"].address)
+    with pytest.raises(OSError):
+        inbox.deliver(GOOD)
+    left.call("transfer_discard", {"transfer": TRANSFER})

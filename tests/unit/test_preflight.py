@@ -6,7 +6,7 @@ import pytest
 
 from coat_ryu.errors import Conflict
 from coat_ryu.model import Memory
-from coat_ryu.preflight import check, memory_refusals, refusals
+from coat_ryu.preflight import check, is_in_full, memory_refusals, refusals
 from tests.unit.test_documents import REST, section
 
 VERSIONS = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15", "ovs": "3.5.0"}
@@ -112,3 +112,20 @@ def test_memory_moves_only_where_both_nodes_can_do_it(
     found = list(memory_refusals(memory, {"a": CAN, "b": {**CAN, **features}}, {"a": NODE, "b": there}))
     assert [refusal.cause for refusal in found] == causes
     assert all("node b" in refusal.message for refusal in found if refusal.cause != "not_implemented")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked_for", "same"),
+    [
+        ("localhost/web:latest", "web", True),
+        ("localhost/web:latest", "localhost/web", True),
+        ("r.example:5000/a/web:2", "a/web:2", True),
+        ("web:latest", "web:latest", True),
+        ("localhost/nginx:latest", "web", False),
+        ("localhost/webweb:latest", "web", False),
+        ("localhost/web:2", "web", False),
+        ("localhost/web:latest", "web:2", False),
+    ],
+)
+def test_a_name_that_a_source_says_is_the_one_asked_for_or_not(name: str, asked_for: str, same: bool) -> None:
+    assert is_in_full(name, asked_for) is same
