@@ -17,8 +17,9 @@ from coat_ryu.errors import CoatError, Conflict, NotFound
 from coat_ryu.fabric import Fabric
 from coat_ryu.feed import Tell, silent
 from coat_ryu.journal import Journal, Resident
-from coat_ryu.model import Binding, ContainerSpec, Network, Topology, binding_of, cidr, namespace_name
+from coat_ryu.model import LIMITS, Binding, ContainerSpec, Network, Topology, binding_of, cidr, namespace_name
 from coat_ryu.nodes import Nodes, Site, endpoint_name
+from coat_ryu.preflight import limit_refusals, refuse
 from coat_ryu.saga import Migration
 from coat_ryu.sweep import Sweeper
 from coat_ryu.voice import Voice
@@ -42,14 +43,16 @@ def endpoint_args(spec: ContainerSpec, network: Network, mtu: int) -> dict[str, 
 
 def create_args(spec: ContainerSpec, image: str | None = None) -> dict[str, Any]:
     """Arguments of the hook's ``container_create`` and ``container_run``; ``image``: an id, if no other will do."""
-    return {
+    args = {
         "name": spec.name,
         "image": image or spec.image,
         "command": list(spec.command),
         "env": spec.env,
         "netns": namespace_name(spec.name),
-        "spec": spec.model_dump_json(),
+        # Without the limits that are not asked for: the label of a container that an earlier version made is the same.
+        "spec": spec.model_dump_json(exclude=set(LIMITS) - spec.limits.keys()),
     }
+    return {**args, "limits": spec.limits} if spec.limits else args
 
 
 class Containers:
@@ -152,6 +155,7 @@ class Containers:
                 raise Conflict(f"name: there is a container {spec.name} on {where}", cause="name_in_use")
             spec = complete(spec, self.topology, [resident.spec for resident in self._residents.values()])
             site = self._nodes.ready(spec.node)
+            refuse(limit_refusals(site.node.name, site.facts, spec.limits))
             try:
                 self.move(spec, spec.node)
                 self._run(spec, site)
@@ -167,6 +171,7 @@ class Containers:
             self._forget(resident.spec, site)
 
     def _run(self, spec: ContainerSpec, site: Site) -> None:
+        refuse(limit_refusals(site.node.name, site.facts, spec.limits))
         voice = Voice(spec.name, self._journal)
         mtu = self.topology.inner_mtu
         voice.call(site, "endpoint_ensure", endpoint_args(spec, self.network(spec), mtu), QUICK)

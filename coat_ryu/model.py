@@ -7,11 +7,12 @@ controller computes with.
 
 import hashlib
 import ipaddress
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 VXLAN_OVERHEAD = 50
 """Bytes that VXLAN over IPv4 adds to a frame's payload: inner MTU = underlay MTU - 50 (RFC 7348, section 5)."""
@@ -98,8 +99,48 @@ class Tunnel(Document):
     weight: float = Field(default=1.0, gt=0)
 
 
+CAPABILITIES = frozenset(
+    """AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH
+    FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE
+    NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE
+    SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM""".split()
+)
+"""Linux's (capabilities(7)), without CAP_."""
+UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def _capability(name: object) -> object:
+    bare = name.upper().removeprefix("CAP_") if isinstance(name, str) else name
+    if bare == "ALL":
+        return bare
+    if bare not in CAPABILITIES:
+        raise ValueError("a capability of capabilities(7) is wanted, such as NET_RAW, or ALL")
+    return f"CAP_{bare}"
+
+
+def _size(value: object) -> object:
+    """Bytes, or a number with a unit, as in Compose files."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([bkmg]?)b?", value.lower()) if isinstance(value, str) else None
+    return int(float(match[1]) * UNITS[match[2]]) if match else value
+
+
+def _no_new_privileges(value: object) -> object:
+    return "no-new-privileges" if value in ("no-new-privileges:true", "no-new-privileges=true") else value
+
+
+Capability = Annotated[str, BeforeValidator(_capability, json_schema_input_type=str)]
+SecurityOption = Annotated[
+    Literal["no-new-privileges"],
+    BeforeValidator(_no_new_privileges, json_schema_input_type=Literal["no-new-privileges"]),
+]
+Bytes = Annotated[int, Field(ge=6 << 20, le=1 << 50), BeforeValidator(_size, json_schema_input_type=int | str)]
+
+
 class ContainerSpec(Document):
-    """A container as it is asked for. What is left out is chosen: network, address, and a MAC made from both."""
+    """A container as it is asked for. What is left out is chosen: network, address, and a MAC made from both.
+
+    From ``cap_drop`` on, what it may do and use at the most; the names are those of the Compose specification.
+    """
 
     name: Name
     node: Name
@@ -110,6 +151,20 @@ class ContainerSpec(Document):
     ip6: IPv6Address | None = None
     mac: Mac | None = None
     env: dict[Variable, Text] = {}
+    cap_drop: tuple[Capability, ...] = ()
+    security_opt: tuple[SecurityOption, ...] = ()
+    mem_limit: Bytes | None = None
+    cpus: float | None = Field(default=None, ge=0.01, le=4096, allow_inf_nan=False)
+    pids_limit: int | None = Field(default=None, ge=1, le=1 << 22)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Of these what is asked for."""
+        found = {name: getattr(self, name) for name in LIMITS}
+        return {name: value for name, value in found.items() if value not in (None, ())}
+
+
+LIMITS = ("cap_drop", "security_opt", "mem_limit", "cpus", "pids_limit")
 
 
 class Topology(Document):

@@ -10,6 +10,7 @@ from typing import Any
 
 from coat_ryu.errors import Conflict
 from coat_ryu.model import Memory
+from coat_ryu.node.limits import CONTROLLERS
 
 CRIU_LEAST, PODMAN_LEAST = (4, 2), (4, 4)
 """CRIU 4.1 fails on the sockets of current kernels; Podman 4.4 can be given another runtime for one command."""
@@ -57,6 +58,16 @@ def refusals(
     yield from _users(source, here, needs)
     yield from _container(needs)
     yield from _processes(needs)
+    yield from limit_refusals(destination, there, needs.get("spec") or {})
+
+
+def limit_refusals(node: str, facts: Mapping[str, Any], limits: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Limits that the node cannot carry out. ``limits`` may be a whole spec."""
+    there = facts.get("cgroup_controllers")
+    for limit, controller in CONTROLLERS.items():
+        if limits.get(limit) is not None and there is not None and controller not in there:
+            message = f"{limit}: containers on node {node} have no cgroup controller {controller}"
+            yield Refusal("no_cgroup_controller", f"{message}; they have {', '.join(there) or 'none'}")
 
 
 def memory_refusals(

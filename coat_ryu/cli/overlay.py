@@ -36,6 +36,11 @@ def containers(client: Client, as_json: bool) -> None:
 @click.option("--ip6")
 @click.option("--mac", help="Default: made from network and IP.")
 @click.option("--env", "-e", multiple=True, metavar="KEY=VALUE", help="An environment variable; may be repeated.")
+@click.option("--cap-drop", multiple=True, metavar="CAPABILITY", help="A capability to go without; may be repeated.")
+@click.option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges.")
+@click.option("--mem-limit", metavar="SIZE", help="Memory at the most, such as 64m.")
+@click.option("--cpus", type=float, help="Processors at the most, such as 0.5.")
+@click.option("--pids-limit", type=int, help="Processes and threads at the most.")
 @JSON
 @click.argument("name")
 @HOST
@@ -51,7 +56,7 @@ def run(
     command: tuple[str, ...],
     env: tuple[str, ...],
     as_json: bool,
-    **wanted: str | None,
+    **wanted: Any,
 ) -> None:
     """Runs a new container NAME on HOST from an IMAGE that the host has; options come first.
 
@@ -60,7 +65,7 @@ def run(
     pairs = dict(one.split("=", 1) for one in env if "=" in one)
     if len(pairs) != len(env):
         raise click.UsageError("--env wants KEY=VALUE, each KEY once")
-    body: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+    body: dict[str, Any] = {key: value for key, value in wanted.items() if value not in (None, ())}
     body |= {"name": name, "node": host, "image": image, "env": pairs}
     if command:
         body["command"] = list(command)

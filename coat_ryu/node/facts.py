@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import fence, inside, netns, podman, steady
+from coat_ryu.node import fence, inside, limits, netns, podman, steady
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import remaining, run
 from coat_ryu.node.verbs import Name, Text, verb
@@ -40,6 +40,7 @@ def hello(*, address: Text | None = None) -> dict[str, Any]:
         "controller": os.environ.get("SSH_CONNECTION", "").partition(" ")[0] or None,
         "cpu_flags": _cpu_flags(),
         "lacks": [] if inside.has_capability(inside.CAP_SYS_RESOURCE) else ["CAP_SYS_RESOURCE"],
+        "cgroup_controllers": limits.controllers(),
         "memory_free": int(memory["MemAvailable"]) * 1024,
         "disk_free": shutil.disk_usage(podman.graph_root()).free if _versions()["podman"] else 0,
         "mtu": address and netns.mtu_of(address),

@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coat_ryu.node import criu, inside, standing
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.layer import allocated
+from coat_ryu.node.limits import options as limit_options
 from coat_ryu.node.process import run
 from coat_ryu.node.unseen import unseen
-from coat_ryu.node.verbs import Image, Name, Netns, Text, Variable, verb
+from coat_ryu.node.verbs import Capability, Image, Name, Netns, Text, Variable, checked, verb
 
 TIMEOUT = 120
 LABEL_NAME, LABEL_SPEC = "coat.container", "coat.spec"
@@ -177,25 +178,39 @@ def name_of_image(image: str, name: str) -> str | None:
     return next((full for full in names if full == wanted or full.endswith(f"/{wanted}")), None)
 
 
-def _pids_limit() -> list[str]:
-    """Podman's default needs the pids controller; a kernel may keep that in cgroup v1 beside a bare cgroup2."""
-    controllers = Path("/sys/fs/cgroup/cgroup.controllers")
-    lacking = controllers.exists() and "pids" not in controllers.read_text().split()
-    return ["--pids-limit=0"] if lacking else []
+def _limits(
+    *,
+    cap_drop: list[Capability] = [],  # noqa: B006  # never written to
+    security_opt: list[Literal["no-new-privileges"]] = [],  # noqa: B006
+    mem_limit: int | None = None,
+    cpus: float | None = None,
+    pids_limit: int | None = None,
+) -> None:
+    """What ``limits`` are made of; memory in bytes."""
 
 
 def _options(name: str, netns: str) -> list[str]:
     # The host name is in the checkpoint; Podman's default, the container's id, would differ from node to node.
     identity = [f"--name={name}", f"--hostname={name}", f"--network=ns:{namespaces.path(netns)}"]
     label = f"--label={LABEL_NAME}={name}"
-    return [*identity, f"--annotation={criu.annotation(name)}", *_pids_limit(), "--pull=never", label]
+    return [*identity, f"--annotation={criu.annotation(name)}", "--pull=never", label]
 
 
-def _make(verb: str, name: str, image: str, command: list[str], env: dict[str, str], netns: str, spec: str) -> str:
+def _make(
+    verb: str,
+    name: str,
+    image: str,
+    command: list[str],
+    env: dict[str, str],
+    netns: str,
+    spec: str,
+    limits: dict[str, Any] | None,
+) -> str:
     """`podman run` or `podman create`; the container's id."""
+    limiting = limit_options(checked(_limits, limits or {}))
     criu.configure(name)
     with unseen(env, {LABEL_SPEC: spec}) as rest:
-        options = [*_options(name, netns), *rest.options]
+        options = [*_options(name, netns), *limiting, *rest.options]
         arguments = ["--runtime", runtime(), *verb.split(), *options, image, *command]
         return podman(*arguments, environment=rest.environment).strip()
 
@@ -218,23 +233,37 @@ def _gone_or_same(name: str, spec: str, wanted: str) -> str | None:
 
 @verb
 def container_run(
-    *, name: Name, image: Image, command: list[Text], env: dict[Variable, Text], netns: Netns, spec: Text
+    *,
+    name: Name,
+    image: Image,
+    command: list[Text],
+    env: dict[Variable, Text],
+    netns: Netns,
+    spec: Text,
+    limits: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs a container in a namespace that is there already; ``spec`` is kept in its label for whoever asks."""
     there = _gone_or_same(name, spec, "running")
     if there is None:
-        there = _make("run --detach", name, image, command, env, netns, spec)
+        there = _make("run --detach", name, image, command, env, netns, spec, limits)
     return {"id": there}
 
 
 @verb
 def container_create(
-    *, name: Name, image: Image, command: list[Text], env: dict[Variable, Text], netns: Netns, spec: Text
+    *,
+    name: Name,
+    image: Image,
+    command: list[Text],
+    env: dict[Variable, Text],
+    netns: Netns,
+    spec: Text,
+    limits: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A container that a state can be restored into: all is made ready, but the image's command has never run."""
     there = _gone_or_same(name, spec, "created")
     if there is None:
-        there = _make("create", name, image, command, env, netns, spec)
+        there = _make("create", name, image, command, env, netns, spec, limits)
         # Restoring in place wants a stopped container with its config.json written (libpod's restore()).
         podman("init", name)
         podman("stop", "--time=0", name)

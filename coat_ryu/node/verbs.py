@@ -30,6 +30,7 @@ Mac = Annotated[str, Rule(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}", "a unicast MAC
 Dpid = Annotated[str, Rule(r"[0-9a-f]{16}", "16 hex digits")]
 Image = Annotated[str, Rule(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,254}", "an image's name or id")]
 Variable = Annotated[str, Rule(r"[a-zA-Z_][a-zA-Z0-9_.-]*", "the name of an environment variable")]
+Capability = Annotated[str, Rule(r"ALL|CAP_[A-Z_]{2,30}", "ALL or a capability such as CAP_NET_RAW")]
 Text = Annotated[str, Rule(r"[^\0]*", "a text without a null character")]
 Target = Annotated[str, Rule(r"(tcp|ssl|unix):[^\s,]+", "a controller such as tcp:10.0.0.1:6653")]
 
