@@ -6,6 +6,7 @@ How one goes is the ``runner``'s affair.
 import hashlib
 import logging
 import secrets
+import threading
 
 from coat_ryu import recovery
 from coat_ryu.config import MigrateRequest, MigrationsQuery
@@ -21,6 +22,9 @@ from coat_ryu.saga import Migration, timestamp, unix_time
 from coat_ryu.voice import Voice
 
 LOG = logging.getLogger(__name__)
+
+AGAIN = (15.0, 30.0, 60.0, 120.0, 240.0)
+"""Seconds after which a migration that failed is taken up again though neither node was away, as often as there are."""
 
 
 class Migrator:
@@ -39,6 +43,8 @@ class Migrator:
         self._fabric = fabric
         self._journal = journal
         self.runner = runner
+        self._tries: dict[str, int] = {}
+        runner.on_failed = self._later
 
     def adopt(self, topology: Topology) -> None:
         """Migrations that begin from now on are of this topology."""
@@ -194,10 +200,30 @@ class Migrator:
         except CoatError as error:  # the journal; or somebody works on the container, and the next return will do
             LOG.warning("node %s is back, and a failed migration stays so: %s", site.node.name, error)
 
+    def _later(self, record: Migration) -> None:
+        tries = self._tries.get(record.id, 0)
+        if tries < len(AGAIN):
+            self._tries[record.id] = tries + 1
+            timer = threading.Timer(AGAIN[tries], self._try_again, (record.id,))
+            timer.daemon = True
+            timer.start()
+
+    def _try_again(self, identifier: str) -> None:
+        try:
+            for record, context in recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites):
+                ends = [self._nodes.sites[name] for name in (record.source, record.destination)]
+                if record.id == identifier and all(end.ready for end in ends):  # else the one's return will do
+                    self._take_up(record, context)
+        except CoatError as error:  # the journal; or somebody works on the container
+            LOG.warning("migration %s stays failed: %s", identifier, error)
+
     def _take_up(self, record: Migration, context: recovery.Context) -> None:
         """Raises Conflict."""
         move = self._move(record, ContainerSpec.model_validate_json(context["spec"]), context["new_mac"])
         move.key = (context["key"], context["request"]) if "key" in context else None
+        if "failed_of" in context:
+            cause, message = context["failed_of"]
+            move.failed_of = CoatError(message, cause=cause)
         self._containers.take(record.container, "migrating")
         record.state, record.error, record.finished_at, record.duration_s = "running", None, None, None
         self._containers.ended(record)

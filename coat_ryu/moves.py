@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coat_ryu.containers import Containers
-from coat_ryu.errors import NodeUnreachable
+from coat_ryu.errors import CoatError, NodeUnreachable
 from coat_ryu.fabric import Fabric
 from coat_ryu.keys import Identity, one_time_pair
 from coat_ryu.model import Binding, ContainerSpec, Hold, Place, container_port, hold_port
@@ -62,6 +62,8 @@ class Move:
         self.image_is_there = False  # whether its name means that one at the destination
         self.found_running = False  # its restore was never answered, and may have been cut short in tidying up
         self.destination_gone = False  # its host is taken for dead
+        self.failed_of: CoatError | None = None  # what it is that it has failed of, if it is taken up again
+        self.ended: CoatError | None = None  # why there is nothing to go back to: it ended, or was removed by hand
         self.handed_ahead = threading.Event()
         self.finished = threading.Event()
         self.thread: threading.Thread | None = None

@@ -24,6 +24,7 @@ DEAD_AFTER = 10.0
 """Seconds between the first and the last look of the witnesses that make a lost node a dead one. It has been silent
 for ``ssh.SILENCE`` before the first."""
 
+AGAIN = "it is tried again for some minutes, and whenever one of the two connects anew or the controller starts"
 
 Context = dict[str, Any]
 """What the journal keeps beside a record."""
@@ -34,7 +35,10 @@ def undecided(journal: Journal, homes: Container[str], sites: Mapping[str, Site]
     return [
         (record, context)
         for record, context in journal.newest("failed")
-        if record.source in sites and record.destination in sites and record.container in homes
+        if record.source in sites
+        and record.destination in sites
+        and record.container in homes
+        and not (record.error and record.error.cause == MemoryLost.default_cause)
     ]
 
 
@@ -45,15 +49,24 @@ def owed(journal: Journal) -> Iterator[tuple[str, str]]:
             yield from ((node, record.container) for node in (record.source, record.destination))
 
 
-def advice(record: Migration, cause: str) -> str:
-    """What state everything is in when a migration has failed, and what becomes of it."""
+def advice(record: Migration, cause: str, second: CoatError | None) -> str:
+    """What state everything is in when a migration has failed, and what becomes of it. ``second`` is what kept it from
+    being decided, or the container from running at its source again.
+    """
     name, source, destination = record.container, record.source, record.destination
     if cause == MemoryLost.default_cause:
         return f"no copy of {name} runs any more: remove it with DELETE /v1.0/containers/{name} and create it anew"
     if record.past_pivot:
-        return f"{name} runs on {destination}, but tidying up did not finish; it goes on when both are connected again"
-    where = f"{name} may run on {destination} or on {source}, which keeps its checkpoint"
-    return f"{where}: it is decided when both are connected again"
+        return f"{name} runs on {destination}, but tidying up did not finish; {AGAIN}"
+    away = isinstance(second, NodeUnreachable)
+    if not any(step.name == "undo_checkpoint" for step in record.steps):
+        where = f"{name} may run on {destination} or on {source}, which keeps its checkpoint"
+        when = "both are connected again" if away else f"{destination} can say whether it runs there"
+        return f"{where}: it is decided when {when}; {AGAIN}"
+    kept = f"no copy of {name} is known to run: {source} keeps its checkpoint"
+    if away:
+        return f"{kept}, and it goes on there when {source} is connected again"
+    return f"{kept}, but could not restore it; {AGAIN}, and DELETE /v1.0/containers/{name} removes it"
 
 
 class Silence:

@@ -9,7 +9,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from coat_ryu import logs, recovery, saga, steps, together
 from coat_ryu.containers import Containers
@@ -23,9 +25,10 @@ from coat_ryu.saga import Batch, Failure, Migration, Predicted, StepRecord, time
 
 LOG = logging.getLogger(__name__)
 
-ATTEMPTS = 8
+ATTEMPTS, TIDY_ATTEMPTS = 8, 3
 RETRY_FIRST, RETRY_LAST = 0.5, 8.0
-"""How often a step that must succeed is tried, and the seconds before its second attempt, doubled up to the last."""
+"""How often a step that must succeed is tried, and one that only tidies up, for a sweep follows; and the seconds before
+the second attempt, doubled up to the last."""
 
 RECOVERY_PATIENCE = 60.0
 """Seconds that a controller that starts anew waits for the two nodes of a migration that it finds unfinished."""
@@ -60,7 +63,8 @@ class Limits:
 
 
 class Runner:
-    """``on_end`` is told of each migration that has ended, ``predict`` asked after its preflight.
+    """``on_end`` is told of each migration that has ended, ``on_failed`` of one that failed; ``predict`` is asked after
+    its preflight.
 
     ``clock`` runs evenly and is what decides; ``wall`` may be set back or forth at any time, and only dates records.
     """
@@ -86,6 +90,7 @@ class Runner:
         )
         self.under_way: dict[str, Move] = {}
         self.on_end: Callable[[Migration], None] = lambda migration: None
+        self.on_failed: Callable[[Migration], None] = lambda migration: None
         self.predict: Callable[[Migration], Predicted | None] = lambda migration: None
         self.tell: Tell = silent
 
@@ -107,7 +112,7 @@ class Runner:
         while not (move.source.ready and move.destination.ready) and self.clock() < deadline:
             self._sleep(0.1)
         if not move.record.past_pivot:
-            raise Interrupted("the controller ended in the middle of it")
+            raise move.failed_of or Interrupted("the controller ended in the middle of it")
         self._finish(move)
 
     def _finish(self, move: Move) -> None:
@@ -159,6 +164,8 @@ class Runner:
         self.on_end(record)
         self._tell_of(record)
         move.finished.set()
+        if record.state == "failed":
+            self.on_failed(record)
 
     def _tell_of(self, record: Migration) -> None:
         self.tell("migration", **record.model_dump(exclude={"steps"}))
@@ -274,9 +281,11 @@ class Runner:
     def save(self, move: Move) -> None:
         # steps side by side write the same record: none may overwrite what it has not seen
         with move.writing:
-            context = {"spec": move.spec.model_dump_json(), "new_mac": move.new_mac}
+            context: dict[str, Any] = {"spec": move.spec.model_dump_json(), "new_mac": move.new_mac}
             if move.key is not None:
                 context |= {"key": move.key[0], "request": move.key[1]}
+            if move.failed_of is not None:
+                context |= {"failed_of": [move.failed_of.cause, str(move.failed_of)]}
             if move.record.past_pivot or move.going_back:
                 self._tolerating(lambda: self._journal.put_migration(move.record, context))
             else:
@@ -302,15 +311,20 @@ class Runner:
                 self._finish(move)
                 record.state = "succeeded"
                 return
-            if not record.past_pivot:
-                self._back(move)
-                record.state, record.error = "rolled_back", Failure(cause=error.cause, message=str(error))
-                return
-        except CoatError as second:
+            second = None if record.past_pivot else self._back(move)
+        except CoatError as undecided:
+            second = undecided
+        if second is None and not record.past_pivot:
+            why = f"{move.ended}; {error}" if move.ended else str(error)
+            record.state, record.error = "rolled_back", Failure(cause=(move.ended or error).cause, message=why)
+            return
+        record.state, move.failed_of = "failed", error
+        why = str(error)
+        if second is not None:
             LOG.error("migration %s cannot be brought to its end: %s", record.id, second)
-            error = CoatError(f"{error}; then: {second}", cause=error.cause)
-        record.state = "failed"
-        record.error = Failure(cause=error.cause, message=f"{error}; {recovery.advice(record, error.cause)}")
+            why = f"{error}; then: {second}"
+        told = recovery.advice(record, error.cause, second)
+        record.error = Failure(cause=error.cause, message=f"{why}; {told}")
 
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""
@@ -319,21 +333,44 @@ class Runner:
             return False
         return recovery.runs_at_destination(move, [*self._nodes.sites.values()], self._persist, self.clock)
 
-    def _back(self, move: Move) -> None:
+    def _back(self, move: Move) -> CoatError | None:
+        """Takes back every step that was begun, whatever becomes of the others; what is left is swept.
+
+        Returns why the container could not be made to run at the source, None if it does or has ended.
+        """
         move.going_back = True
+        stuck: CoatError | None = None
         for name in saga.undo_order(move.record.mode, move.record.begun()):
-            self._undo(move, name)
+            error = self._undo(move, name)
+            if name == "checkpoint" and error is not None:
+                stuck = error
+                with suppress(CoatError):
+                    steps.seal(move)
         home = self._containers.homes().get(move.name)
         if home is not None and home.node != move.record.source:  # written down before a controller died, and not true
             self._tolerating(lambda: self._containers.move(move.spec, move.record.source))
+        return stuck
 
-    def _undo(self, move: Move, name: str) -> None:
+    def _undo(self, move: Move, name: str) -> CoatError | None:
+        """One step of the way back; the error that it ended with, noted in the record."""
         began = self.clock()
         step = StepRecord(name=f"undo_{name}", node=move.record.node_of(name), started_at=move.stamp(began))
         move.record.steps.append(step)
         self._tell_step(move, step)
         tally = Tally(0.0, step.detail)
-        self._persist(lambda: steps.UNDO[name](move, tally), step=step)
+        error: CoatError | None = None
+        try:
+            attempts = ATTEMPTS if name == "checkpoint" else TIDY_ATTEMPTS
+            self._persist(lambda: steps.UNDO[name](move, tally), attempts, step)
+        except CoatError as failed:
+            error = failed
+        except Exception as unforeseen:
+            LOG.exception("migration %s: %s failed in an unforeseen way", move.record.id, step.name)
+            error = CoatError(f"unforeseen: {unforeseen!r}", cause="internal")
+        if error is not None:
+            LOG.error("migration %s: %s: %s", move.record.id, step.name, error)
+            step.detail.setdefault("left_behind", []).append(str(error))
         step.duration_s, step.remote_overhead_s = self.clock() - began, tally.overhead
         self.save(move)
         self._tell_step(move, step)
+        return error

@@ -11,7 +11,7 @@ from typing import Any
 
 from coat_ryu import caveats, memory
 from coat_ryu.containers import create_args, endpoint_args
-from coat_ryu.errors import Conflict, SwitchError, SwitchTimeout
+from coat_ryu.errors import CoatError, Conflict, NodeError, SwitchError, SwitchTimeout
 from coat_ryu.fabric import Loan, Waiter
 from coat_ryu.flows import held_mac
 from coat_ryu.keys import Identity, one_time_pair
@@ -92,21 +92,41 @@ def hold(move: Move, tally: Tally) -> None:
 
 def undo_hold(move: Move, tally: Tally) -> None:
     """Frames go to the source again, those that waited first."""
-    _turn(move, tally, move.waiting(filling=False))
-    _count(move, move.tidy(tally, move.destination, "hold_release", {"port": move.tap.port}))
-    _count(move, move.tidy(tally, move.destination, "hold_close", {"bridge": BRIDGE, "port": move.tap.port}))
-    move.fabric.bind(move.at_source())
+    close = {"bridge": BRIDGE, "port": move.tap.port}
+    _each(
+        lambda: _turn(move, tally, move.waiting(filling=False)),
+        lambda: _count(move, move.tidy(tally, move.destination, "hold_release", {"port": move.tap.port})),
+        lambda: _count(move, move.tidy(tally, move.destination, "hold_close", close)),
+        lambda: move.fabric.bind(move.at_source()),
+    )
 
 
 def undo_prepare(move: Move, tally: Tally) -> None:
-    move.tidy(tally, move.destination, "container_remove", {"name": move.name})
-    _discard(move, tally)
-    memory.undo_prepare(move, tally)
+    _each(
+        lambda: move.tidy(tally, move.destination, "container_remove", {"name": move.name}),
+        lambda: _discard(move, tally),
+        lambda: memory.undo_prepare(move, tally),
+    )
 
 
 def _discard(move: Move, tally: Tally) -> None:
-    for site in (move.destination, move.source):
-        move.tidy(tally, site, "transfer_discard", {"transfer": move.transfer})
+    gone = {"transfer": move.transfer}
+    _each(
+        lambda: move.tidy(tally, move.destination, "transfer_discard", gone),
+        lambda: move.tidy(tally, move.source, "transfer_discard", gone),
+    )
+
+
+def _each(*actions: Callable[[], object]) -> None:
+    """All of them, for none needs another. Raises the first error when the last has been tried."""
+    errors: list[CoatError] = []
+    for act in actions:
+        try:
+            act()
+        except CoatError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 # ---- the paper's steps
@@ -147,16 +167,40 @@ def turn_away(move: Move, loan: Loan | None, binding: Binding) -> dict[str, Any]
 
 
 def undo_checkpoint(move: Move, tally: Tally) -> None:
-    """The container runs on at the source, from its own checkpoint. A copy that was never stopped is left alone."""
-    _endpoint(move, tally, move.source, move.spec)
+    """The container runs on at the source, from its own checkpoint. A copy that was never stopped is left alone.
+
+    One that has ended meanwhile, or was removed by hand, cannot; then ``move.ended`` says so.
+    """
+    here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
+    if here is None:
+        move.fabric.doubt(move.record.source)
+        move.ended = Conflict(
+            f"{move.name} is gone: somebody has removed it from {move.record.source}", cause="is_gone"
+        )
+        return
+    try:
+        _endpoint(move, tally, move.source, move.spec)
+    except SwitchError as error:  # the port is there; its switch is brought up to date when it is back
+        tally.detail["left_to_the_fabric"] = str(error)
     memory.undo_checkpoint(move, tally)
     move.fabric.doubt(move.record.source)  # it heard the fence, and turns nothing any more
-    here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
-    if here is not None and here["state"] in ("running", "paused"):
+    if here["state"] in ("running", "paused"):
         move.call(tally, move.source, "thaw", {"name": move.name})
         return
     args = {**restore_args(move), "transfer": None}
-    move.call(tally, move.source, "restore", args, move.bulk)
+    try:
+        move.call(tally, move.source, "restore", args, move.bulk)
+    except NodeError as error:
+        if error.cause != "has_ended":
+            raise
+        move.ended = error
+
+
+def seal(move: Move) -> None:
+    """The source's namespace goes while nobody is in it: it would answer what comes for the container with RST, and end
+    connections that a later restore could still take up.
+    """
+    move.call(Tally(0.0, {}), move.source, "endpoint_remove", endpoint_name(move.name))
 
 
 def clear_namespace(move: Move, tally: Tally) -> None:
@@ -187,8 +231,10 @@ def create_namespace(move: Move, tally: Tally) -> None:
 
 
 def undo_create_namespace(move: Move, tally: Tally) -> None:
-    move.tidy(tally, move.destination, "container_remove", {"name": move.name})
-    move.tidy(tally, move.destination, "endpoint_remove", endpoint_name(move.name))
+    _each(
+        lambda: move.tidy(tally, move.destination, "container_remove", {"name": move.name}),
+        lambda: move.tidy(tally, move.destination, "endpoint_remove", endpoint_name(move.name)),
+    )
 
 
 def flow_update(move: Move, tally: Tally) -> None:
@@ -213,9 +259,11 @@ def restore(move: Move, tally: Tally) -> None:
 
 
 def undo_restore(move: Move, tally: Tally) -> None:
-    """No copy at the destination, whether or not one came to life there. A dead host is swept if it comes back."""
-    remove = move.tidy if move.destination_gone else move.call
-    remove(tally, move.destination, "container_remove", {"name": move.name})
+    """Nothing at the destination that could come to life; it was asked before, and does not run there.
+
+    A host that is away or dead is swept if it comes back.
+    """
+    move.tidy(tally, move.destination, "container_remove", {"name": move.name})
 
 
 # ---- after the pivot

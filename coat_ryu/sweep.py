@@ -7,6 +7,7 @@ container is ended unless its own migration took that copy back.
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,8 @@ from coat_ryu.voice import Voice
 LOG = logging.getLogger(__name__)
 
 LIST_TIMEOUT, REMOVE_TIMEOUT = 30.0, 120.0
+AGAIN = (1.0, 5.0, 30.0, 120.0)
+"""Seconds after which a node that did not remove everything is swept again, as often as there are."""
 IMAGE_SUFFIX = "-image"
 
 ALIVE = ("running", "paused")
@@ -94,6 +97,8 @@ class Sweeper:
         # In this order: what came to the node after the look is not in it, whatever is decided then.
         homes = {name: resident.node for name, resident in self._guard.homes().items()}
         transfers = {migration.id for migration, _ in self._journal.unfinished()}
+        # the memory of a container that runs already may still be on its way
+        transfers |= {migration.id for migration, _ in self._journal.newest("failed") if migration.past_pivot}
         running = {name for name in found["containers"] if homes.get(name) not in (None, site.node.name)}
         forsaken = {name for name in running if self._taken_back(name, site.node.name)}
         return list(strays(site.node.name, found, homes, self._guard.claimed(), transfers, forsaken))
@@ -144,7 +149,7 @@ class Sweeper:
         self._unfenced.setdefault(site.node.name, set()).add(container)
 
     def later(self, site: Site, container: str | None = None) -> None:
-        """Sweeps in the background; what cannot be done now is tried when the node comes back.
+        """Sweeps in the background; what cannot be done now is tried again, and when the node comes back.
 
         ``container``: requests of its last migration may still be under way on the node.
         """
@@ -156,13 +161,22 @@ class Sweeper:
         ]
 
         def run() -> None:
-            for one in (site, *waiting):
-                try:
-                    self.sweep(one, "known")
-                except CoatError as error:
-                    LOG.warning("node %s could not be swept: %s", one.node.name, error)
+            for delay in (*AGAIN, 0.0):
+                swept = [self._is_swept(one) for one in (site, *waiting)]
+                if all(swept):
+                    return
+                time.sleep(delay)
 
         threading.Thread(target=run, daemon=True).start()
+
+    def _is_swept(self, site: Site) -> bool:
+        """Whether nothing is left that may go, or the node is away: then its return will do."""
+        try:
+            left = self.sweep(site, "known")
+        except CoatError as error:
+            LOG.warning("node %s could not be swept: %s", site.node.name, error)
+            return not site.ready
+        return not any(self._may_go(stray, "known") and not stray.removed for stray in left)
 
     def _remove(self, site: Site, stray: Stray) -> Stray:
         """What was seen may have come into use since: it goes while nobody works on its container."""
@@ -240,4 +254,5 @@ def _request(stray: Stray) -> tuple[str, dict[str, Any]]:
         case "hold":
             return "hold_close", {"bridge": BRIDGE, "port": stray.name}
         case "transfer":
-            return "transfer_discard", {"transfer": stray.name}
+            gone = {"transfer": stray.name}
+            return "chain", {"steps": [{"verb": verb, "args": gone} for verb in ("transfer_discard", "pages_discard")]}

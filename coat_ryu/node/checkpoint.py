@@ -13,7 +13,7 @@ from typing import Any
 from coat_ryu.node import criu, criulog, freezer, gate, hold, remains, standing, state, steady
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.podman import Place, place, podman, require, runtime
+from coat_ryu.node.podman import NEVER, Place, place, podman, require, runtime
 from coat_ryu.node.podman import state as state_of
 from coat_ryu.node.process import remaining
 from coat_ryu.node.stream import Sender
@@ -192,6 +192,7 @@ def restore(
     repair_mss: bool = True,
 ) -> dict[str, Any]:
     """Lets the container run again, from a state that has arrived or, without ``transfer``, from its own checkpoint.
+    Raises Failure ``has_ended`` where it has none and does not run.
 
     ``mtu`` is the namespace's proper one. ``release``: arguments of the ``hold_release`` that is begun the moment the
     processes run. Without ``repair_mss`` sockets stay as CRIU leaves them.
@@ -201,22 +202,53 @@ def restore(
     where = place(name)
     ready = None if transfer is None else _ready(name, netns, mtu, transfer, repair_mss)
     if ready is None:
+        _refuse_what_has_ended(name, where)
         widen(netns, mtu, repair_mss)
         go_on: Callable[[], object] = functools.partial(podman, *RESTORE[1:], name)
     else:
         go_on = ready.go_on
     stats_file = where.bundle / RESTORED
-    stats_file.unlink(missing_ok=True)
-    try:
-        settings = [] if release is None else [criu.NO_LOCK]
+
+    def attempt(*settings: str) -> float:
+        stats_file.unlink(missing_ok=True)
         seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release_hold))
         with criu.configured(name, *settings), seeing as seen:
-            resumed_at = _restore(name, where, go_on, seen)
+            return _restore(name, where, go_on, seen)
+
+    try:
+        if ready is None and release is None:
+            resumed_at = _without_lock_at_last(attempt)
+        else:
+            resumed_at = attempt(*([] if release is None else [criu.NO_LOCK]))
     finally:
         namespaces.set_mtu(netns, mtu)
     stats = criu.read_stats(stats_file) if stats_file.exists() else {}
     state.remove_checkpoint(where)
     return {"id": where.id, "resumed_at": resumed_at, "criu": stats}
+
+
+def _refuse_what_has_ended(name: str, where: Place) -> None:
+    """Raises Failure for a container that neither runs nor has a checkpoint of its last run."""
+    raw = require(name)
+    said, dumped = raw["State"], where.bundle / DUMPED
+    if state_of(raw) in ("running", "paused", "checkpointed"):
+        return
+    # Podman may have been ended between the dump and the word of it. CRIU writes its statistics if all went well.
+    began = max(datetime.fromisoformat(said.get(key) or NEVER).timestamp() for key in ("StartedAt", "RestoredAt"))
+    if dumped.exists() and dumped.stat().st_mtime > began:
+        return
+    state.remove_checkpoint(where)  # half of one, or an older run's
+    raise Failure("has_ended", f"{name} has ended, with exit status {said['ExitCode']}")
+
+
+def _without_lock_at_last(attempt: Callable[..., float]) -> float:
+    """A connection that meets the kernel's RST is lost, a container that is not restored is all lost."""
+    try:
+        return attempt()
+    except Failure as failure:
+        if failure.cause == "timeout":
+            raise
+        return attempt(criu.NO_LOCK)
 
 
 def _ready(name: str, netns: str, mtu: int, transfer: str, repair_mss: bool) -> standing.Standing | None:

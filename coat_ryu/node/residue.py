@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import netns, podman, vswitch
+from coat_ryu.node import lazy, netns, podman, vswitch
 from coat_ryu.node.endpoint import PREFIX
 from coat_ryu.node.verbs import Ifname, verb
 
@@ -15,7 +15,8 @@ HOLD_PREFIX = "h-"
 @verb
 def residue_list(*, bridge: Ifname) -> dict[str, Any]:
     """Everything that carries our mark: ``containers`` (name to state), ``namespaces`` (without their prefix),
-    ``ports`` (container ports of the bridge: port to container), ``holds`` (TAPs and their ports) and ``transfers``.
+    ``ports`` (container ports of the bridge: port to container), ``holds`` (TAPs and their ports) and ``transfers``,
+    of a state or of pages.
     """
     ours = podman.container_list()
     ports = vswitch.our_ports(bridge, "container")
@@ -24,7 +25,7 @@ def residue_list(*, bridge: Ifname) -> dict[str, Any]:
         "namespaces": _names(netns.DIRECTORY, PREFIX),
         "ports": {port: (row["external_ids"] or {}).get("coat-name") for port, row in ports.items()},
         "holds": sorted({*vswitch.our_ports(bridge, "hold"), *_taps()}),
-        "transfers": _names(podman.graph_root() / "coat"),
+        "transfers": sorted({*_names(podman.graph_root() / "coat"), *_names(lazy.DIRECTORY, lazy.PREFIX)}),
     }
 
 

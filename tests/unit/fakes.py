@@ -107,7 +107,7 @@ class FakeNode:
             "namespaces": [name.removeprefix("coat-") for name in self.endpoints],
             "ports": {entry["port"]: name.removeprefix("coat-") for name, entry in self.endpoints.items()},
             "holds": sorted(self.taps),
-            "transfers": sorted(self.transfers),
+            "transfers": sorted({*self.transfers, *self.pagers}),
         }
 
     def container_create(self, name: str, image: str, spec: str, **_: Any) -> Any:
@@ -288,7 +288,7 @@ class FakeNode:
         if here["state"] == "running":
             return {"id": "1", "resumed_at": 10.5, "criu": {}}
         if transfer is None and here["state"] not in ("checkpointed", "running"):
-            raise self.fail(f"{name} is {here['state']}, not checkpointed")
+            raise NodeError(f"{name} has ended", node=self.name, cause="has_ended")
         if transfer is not None and not (transfer in self.transfers and self.transfers[transfer].is_set()):
             raise self.fail(f"no state of {name} has arrived")
         here["state"] = "running"

@@ -60,7 +60,7 @@ class Away:
     """A node whose last hook still works for a migration; it is away at first. Also the guard and the journal."""
 
     def __init__(self) -> None:
-        self.away, self.asked = True, list[Any]()
+        self.away, self.ready, self.asked = True, False, list[Any]()
         self.node = type("Node", (), {"name": "b"})
 
     def call(self, verb: str, args: dict[str, Any], timeout: float) -> Any:
@@ -83,6 +83,9 @@ class Away:
     def give_back(self, name: str) -> None: ...
 
     def unfinished(self) -> list[Any]:
+        return []
+
+    def newest(self, state: str) -> list[Any]:
         return []
 
 
