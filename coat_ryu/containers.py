@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 QUICK, RUN_TIMEOUT = 30.0, 120.0
 LOST = ("missing", "checkpointed")
 """States in which nobody leaves a container on purpose."""
+AGAIN = (1.0, 5.0, 30.0, 120.0)
+"""Seconds after which it is tried again to remove what could not be made, as often as there are."""
 LAUNCH_GRACE = 15.0
 """Seconds that a declared container waits for nodes that have not answered yet: one of them might be running it
 already.
@@ -96,11 +98,10 @@ class Containers:
         return dict(self._residents)
 
     def peers(self, spec: ContainerSpec) -> Iterator[tuple[Site, str]]:
-        """All other containers of its network, with their nodes, as far as these are in reach."""
+        """All other containers of its network, with their nodes."""
         for name, resident in self.homes().items():
-            site = self._nodes.sites[resident.node]
-            if name != spec.name and resident.spec.network == spec.network and site.ready:
-                yield site, name
+            if name != spec.name and resident.spec.network == spec.network:
+                yield self._nodes.sites[resident.node], name
 
     def adopt(self, topology: Topology) -> None:
         """Follows a new topology. Containers that it declares and that are not there are made; none is removed."""
@@ -153,22 +154,56 @@ class Containers:
             if spec.name in self._residents:
                 where = self._residents[spec.name].node
                 raise Conflict(f"name: there is a container {spec.name} on {where}", cause="name_in_use")
-            spec = complete(spec, self.topology, [resident.spec for resident in self._residents.values()])
+            spec = self._complete(spec)
             site = self._nodes.ready(spec.node)
             refuse(limit_refusals(site.node.name, site.facts, spec.limits))
             try:
                 self.move(spec, spec.node)
                 self._run(spec, site)
             except CoatError:
-                self._forget(spec, site)
+                self._take_back(spec, site)
                 raise
         return self.describe(spec.name)
+
+    def _complete(self, spec: ContainerSpec) -> ContainerSpec:
+        """As ``config.complete``; a MAC address that frames may still come to is nobody else's yet."""
+        spec = complete(spec, self.topology, [resident.spec for resident in self._residents.values()])
+        vni = self.network(spec).vni
+        for name, binding in self._fabric.bindings.items():
+            if name != spec.name and binding.vni == vni and spec.mac in binding.former_macs:
+                message = f"mac: {spec.mac} was {name}'s on network {spec.network}, and is still in use"
+                raise Conflict(message, cause="address_in_use")
+        return spec
+
+    def _take_back(self, spec: ContainerSpec, site: Site) -> None:
+        """Nothing is left of what could not be made. Where its node does not do that now, its name is kept from others
+        until it has, for a copy may run there.
+        """
+        try:
+            self._forget(spec, site)
+        except CoatError as error:
+            LOG.warning("container %s could not be made, and not be removed: %s", spec.name, error)
+            self.problems[spec.name] = f"it could not be made, and not be removed: {error}"
+            threading.Thread(target=self._take_back_later, args=(spec, site), daemon=True).start()
+
+    def _take_back_later(self, spec: ContainerSpec, site: Site) -> None:
+        for delay in AGAIN:
+            time.sleep(delay)
+            with suppress(CoatError), self.claim(spec.name, "being_removed"):
+                if self._residents.get(spec.name) == Resident(spec, site.node.name):
+                    self._forget(spec, site)
+                self.problems.pop(spec.name, None)
+                return
 
     def remove(self, name: str) -> None:
         resident = self.resident(name)
         with self.claim(name, "being_removed"):
             site = self._nodes.ready(resident.node, "container")
             self._forget(resident.spec, site)
+            last = self._journal.latest(name)
+            if last is not None and last.state == "failed":
+                for node in {last.source, last.destination} & self._nodes.sites.keys():
+                    self.sweeper.later(self._nodes.sites[node])
 
     def _run(self, spec: ContainerSpec, site: Site) -> None:
         refuse(limit_refusals(site.node.name, site.facts, spec.limits))
@@ -252,7 +287,7 @@ class Containers:
             self._run(resident.spec, site)
 
     def _launch(self, declared: ContainerSpec, site: Site) -> None:
-        spec = complete(declared, self.topology, [resident.spec for resident in self._residents.values()])
+        spec = self._complete(declared)
         elsewhere = self._look_everywhere(spec.name)
         if elsewhere is not None:  # the journal is younger than the container
             self.move(spec, elsewhere)

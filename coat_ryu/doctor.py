@@ -5,7 +5,7 @@ which versions, was looked up in its archive.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +72,32 @@ class Finding:
         return self.needed and self.state != "ok"
 
 
+REACH = "reach "
+PEERS = 32
+"""How many others one node of a large topology tries to reach; each is tried by as many."""
+ANY_PORT = 49_152
+"""Where nobody need listen: a state is sent to a port that the kernel chooses (RFC 6335, section 6)."""
+_TRY = """import socket, sys
+silent = []
+for port in map(int, sys.argv[2:]):
+    try: socket.create_connection((sys.argv[1], port), 3).close()
+    except ConnectionRefusedError: pass
+    except OSError as error: silent.append(f"TCP port {port}: {error}")
+print("; ".join(silent) or "ok")"""
+
+
+def reaching(node: str, doors: Mapping[str, tuple[str, int]]) -> str:
+    """What ``checkup.sh`` is followed by on a node of a topology. ``doors``: every node's address and port of SSH."""
+    names = sorted(doors)
+    at = names.index(node)
+    others = (names[at + 1 :] + names[:at])[:PEERS]
+    lines = (
+        f"say '{REACH}{name}' \"$(limited python3 -c '{_TRY}' {doors[name][0]} {doors[name][1]} {ANY_PORT})\""
+        for name in others
+    )
+    return "".join(f"! has python3 || {line}\n" for line in lines)
+
+
 def parse(text: str) -> dict[str, str]:
     """The facts in what ``checkup.sh`` prints. Raises ValueError when it is something else."""
     facts = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
@@ -90,7 +116,17 @@ def judge(facts: dict[str, str], now: float) -> list[Finding]:
         *_criu(facts, system),
         *_network(facts, system),
         _sshd(facts, system),
+        *_peers(facts),
     ]
+
+
+def _peers(facts: dict[str, str]) -> Iterator[Finding]:
+    purpose = "states go from node to node, and nodes say whether one that is lost is dead"
+    for name, said in facts.items():
+        if name.startswith(REACH):
+            good = said == "ok"
+            mend = "" if good else "open all TCP ports, and UDP port 4789, between the addresses of the nodes"
+            yield Finding(name, "ok" if good else "wrong", "" if good else said, purpose, mend)
 
 
 def _machine(facts: dict[str, str], now: float) -> Iterator[Finding]:

@@ -6,13 +6,17 @@ refused from then on, and what is under way has ended) and the destination is as
 """
 
 import logging
+import socket
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 from coat_ryu import memory
-from coat_ryu.errors import CoatError, MemoryLost, NodeTimeout, NodeUnreachable
+from coat_ryu.errors import CoatError, MemoryLost, NodeError, NodeTimeout, NodeUnreachable
 from coat_ryu.journal import Journal
-from coat_ryu.moves import Move, Tally
+from coat_ryu.moves import Ahead, Move, Tally
 from coat_ryu.nodes import Site
 from coat_ryu.saga import Migration
 
@@ -22,7 +26,7 @@ REACH_TIMEOUT = 3.0
 """Seconds that a witness tries to reach a node."""
 DEAD_AFTER = 10.0
 """Seconds between the first and the last look of the witnesses that make a lost node a dead one. It has been silent
-for ``ssh.SILENCE`` before the first."""
+for ``ssh.SILENCE`` before the first. By a clock that nobody sets."""
 
 AGAIN = "it is tried again for some minutes, and whenever one of the two connects anew or the controller starts"
 
@@ -99,9 +103,9 @@ def runs_at_destination(
     """Whether the container has come to life at its destination. From here on the move has a later epoch.
 
     ``patiently`` repeats an action until it succeeds or patience is at an end. Whenever the destination cannot be asked
-    the ``witnesses`` are: a host that none of them has reached for DEAD_AFTER, or at the end of all patience, is taken
-    for dead, its copy with it, and ``move.destination_gone`` is set. Raises NodeUnreachable or NodeTimeout when it may
-    be alive: to go back could make a second copy.
+    the ``witnesses`` are: a host that none of them has reached for DEAD_AFTER is taken for dead, its copy with it, and
+    ``move.destination_gone`` is set. Raises NodeUnreachable or NodeTimeout when it may be alive: to go back could make
+    a second copy.
     """
     seen: list[bool] = []
     silence = Silence(move.destination, witnesses, clock)
@@ -109,9 +113,10 @@ def runs_at_destination(
     def ask() -> None:
         try:
             # first what stands ready there, for whom Podman would wait; memory that follows has nothing that stands
-            end = [] if memory.is_lazy(move) else [("transfer_discard", {"transfer": move.transfer})]
-            ask_it = ("container_inspect", {"name": move.name})
-            there = move.call_all(Tally(0.0, {}), move.destination, *end, ask_it)[-1]
+            if not memory.is_lazy(move):
+                with suppress(NodeError):  # who cannot be asked is told by the next question
+                    move.call(Tally(0.0, {}), move.destination, "transfer_discard", {"transfer": move.transfer})
+            there = move.call(Tally(0.0, {}), move.destination, "container_inspect", {"name": move.name}).result
         except NodeUnreachable:
             if silence.look() < DEAD_AFTER:
                 raise
@@ -126,7 +131,7 @@ def runs_at_destination(
     try:
         patiently(ask)
     except (NodeUnreachable, NodeTimeout):
-        if silence.look() < 0:
+        if silence.look() < DEAD_AFTER:
             raise
         move.destination_gone = True
     if move.destination_gone:
@@ -136,16 +141,30 @@ def runs_at_destination(
 
 
 def _is_gone(lost: Site, witnesses: Sequence[Site]) -> bool:
-    """Whether no witness reaches the node. Without a witness that could be asked, nothing is known."""
-    heard = False
-    args = {"address": str(lost.node.address), "port": lost.node.ssh.port, "timeout": REACH_TIMEOUT}
-    for witness in witnesses:
-        if witness is lost or not witness.ready:
-            continue
-        try:
-            if witness.call("reach", args, REACH_TIMEOUT * 3).result["reached"]:
-                return False
-            heard = True
-        except CoatError as error:
-            LOG.warning("node %s could not look for %s: %s", witness.node.name, lost.node.name, error)
-    return heard
+    """Whether no witness reaches the node, where its tunnels end or where it is logged in to. All are asked at once.
+
+    Without a witness that could be asked, nothing is known.
+    """
+    doors = _doors(lost)
+    asked = [witness for witness in witnesses if witness is not lost and witness.ready]
+    answers = [Ahead(partial(_reaches, witness, lost, door)) for witness in asked for door in doors]
+    heard = [answer.result() for answer in answers]
+    return any(one is not None for one in heard) and not any(heard)
+
+
+def _reaches(witness: Site, lost: Site, door: tuple[str, int]) -> bool | None:
+    """None when the witness could not be asked."""
+    args = {"address": door[0], "port": door[1], "timeout": REACH_TIMEOUT}
+    try:
+        return bool(witness.call("reach", args, REACH_TIMEOUT * 2).result["reached"])
+    except CoatError as error:
+        LOG.warning("node %s could not look for %s: %s", witness.node.name, lost.node.name, error)
+        return None
+
+
+def _doors(lost: Site) -> set[tuple[str, int]]:
+    """Addresses and ports that the node's SSH may be reached at. A loopback address means another machine to each."""
+    node, found = lost.node, {str(lost.node.address)}
+    with suppress(OSError):  # a name that nobody knows now
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(node.ssh.host, None, socket.AF_INET)}
+    return {(address, node.ssh.port) for address in found if not ip_address(address).is_loopback}

@@ -99,14 +99,20 @@ class Sweeper:
         transfers = {migration.id for migration, _ in self._journal.unfinished()}
         # the memory of a container that runs already may still be on its way
         transfers |= {migration.id for migration, _ in self._journal.newest("failed") if migration.past_pivot}
-        running = {name for name in found["containers"] if homes.get(name) not in (None, site.node.name)}
-        forsaken = {name for name in running if self._taken_back(name, site.node.name)}
+        strange = {name for name in found["containers"] if homes.get(name) != site.node.name}
+        forsaken = {name for name in strange if self._is_forsaken(name, site.node.name)}
         return list(strays(site.node.name, found, homes, self._guard.claimed(), transfers, forsaken))
 
-    def _taken_back(self, container: str, node: str) -> bool:
-        """Whether the last that a container was moved was to this node, and was undone while the node was away."""
+    def _is_forsaken(self, container: str, node: str) -> bool:
+        """Whether the last that a container was moved was to this node, and was undone while the node was away; or had
+        failed between this node and another when the container was removed.
+        """
         last = self._journal.latest(container)
-        return last is not None and last.state == "rolled_back" and last.destination == node
+        if last is None:
+            return False
+        if container in self._guard.homes():
+            return last.state == "rolled_back" and last.destination == node
+        return last.state == "failed" and node in (last.source, last.destination)
 
     def sweep(self, site: Site, remove: Scope) -> list[Stray]:
         """Looks, and removes what may go. Raises NodeError, JournalError."""
@@ -124,6 +130,7 @@ class Sweeper:
 
     def _may_go(self, stray: Stray, remove: Scope) -> bool:
         foreign = stray.kind in ("container", "endpoint") and stray.name not in self._guard.homes()
+        foreign = foreign and not self._is_forsaken(stray.name, stray.node)
         return stray.keep is None and (remove == "all" or (remove == "known" and not foreign))
 
     def cleanup(self, remove: bool) -> dict[str, Any]:

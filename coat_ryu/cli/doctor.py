@@ -14,7 +14,7 @@ import click
 
 from coat_ryu.cli.client import Failed
 from coat_ryu.cli.show import JSON, as_json_text, table
-from coat_ryu.doctor import Finding, judge, parse
+from coat_ryu.doctor import Finding, judge, parse, reaching
 
 TIMEOUT = 90.0
 """Seconds for one machine's facts; ``criu check`` and ``podman info`` have 30 each."""
@@ -82,12 +82,15 @@ def _elsewhere(
     """Findings by name of the machine; all machines are asked at once."""
     from coat_ryu.cli import reach
 
+    doors: dict[str, tuple[str, int]] = {}
     if topology is not None:
         logins = reach.of_topology(topology, node, ssh_key, known_hosts)
+        doors = {one.name: (str(one.address), one.ssh.port) for one in reach.read_topology(topology).nodes}
     else:
         logins = reach.of_host(host or "", ssh_key, known_hosts)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        asked = {name: partial(reach.run_script, login, _script(), TIMEOUT) for name, login in logins.items()}
+        scripts = {name: _script() + (reaching(name, doors) if doors else "") for name in logins}
+        asked = {name: partial(reach.run_script, logins[name], script, TIMEOUT) for name, script in scripts.items()}
         looks = {name: pool.submit(_look, ask) for name, ask in asked.items()}
         return {name: look.result() for name, look in looks.items()}
 

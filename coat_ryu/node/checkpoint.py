@@ -136,7 +136,7 @@ def _checkpoint(
     if where.mounted:  # what an earlier one left is not this one's
         state.remove_checkpoint(where)
     try:
-        with criu.configured(name, *settings), stop as stopped, beside(where, stopped):
+        with criu.configured(name, *settings), stop as stopped, beside(where, stopped), standing.locked(name):
             podman("container", "checkpoint", "--keep", *OPTIONS, name)
     except Failure as failure:
         raw = require(name)
@@ -212,7 +212,7 @@ def restore(
     def attempt(*settings: str) -> float:
         stats_file.unlink(missing_ok=True)
         seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release_hold))
-        with criu.configured(name, *settings), seeing as seen:
+        with criu.configured(name, *settings), seeing as seen, standing.locked(name):
             return _restore(name, where, go_on, seen)
 
     try:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from coat_ryu.node.failure import Failure
@@ -100,7 +101,18 @@ class Standing:
 
 
 _standing: dict[str, Standing] = {}
+_at_work: list[str] = []
 _lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Meanwhile Podman keeps everybody waiting who asks for the container: it is checkpointed, or restored."""
+    _at_work.append(name)
+    try:
+        yield
+    finally:
+        _at_work.remove(name)
 
 
 def begin(name: str, transfer: str, argv: list[str], identity: str, runtime: str) -> None:
@@ -121,8 +133,8 @@ def take(name: str, transfer: str) -> Standing | None:
 
 
 def names() -> list[str]:
-    """Containers whose restore stands: whoever asks Podman for one of these waits as long as it stands."""
-    return list(_standing)
+    """Containers whose restore stands or that are ``locked``: whoever asks Podman for one of these waits that long."""
+    return [*_standing, *_at_work]
 
 
 def abandon(name: str) -> None:

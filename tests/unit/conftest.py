@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from coat_ryu import migrator, sweep
+from coat_ryu import containers, migrator, sweep
 from tests.unit.migrating import Controller, controller_with_web
 
 # These tests yield to those that measure: how long an example takes says nothing about it.
@@ -19,6 +19,7 @@ def no_second_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of a test goes on when it has ended."""
     monkeypatch.setattr(sweep, "AGAIN", ())
     monkeypatch.setattr(migrator, "AGAIN", ())
+    monkeypatch.setattr(containers, "AGAIN", ())
 
 
 @pytest.fixture

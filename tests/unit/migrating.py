@@ -35,9 +35,18 @@ class MortalJournal(Journal):
     """A dead controller writes nothing any more. Nobody here cuts the power, so nothing waits for the disk."""
 
     def __init__(self, path: Path, killed: threading.Event) -> None:
+        self._one = threading.Lock()  # a sweep may still read when the test has ended
         super().__init__(path)
         self._do("PRAGMA synchronous=OFF")
         self._killed = killed
+
+    def _fetch(self, statement: str, values: tuple[str | int | None, ...]) -> list[Any]:
+        with self._one:
+            return super()._fetch(statement, values)
+
+    def close(self) -> None:
+        with self._one:
+            super().close()
 
     def put_migration(self, migration: Migration, context: dict[str, Any]) -> None:
         if self._killed.is_set():

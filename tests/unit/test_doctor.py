@@ -1,6 +1,7 @@
 """What a machine lacks, judged from facts; and this machine, as far as it can be known in another way."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -165,3 +166,23 @@ def test_a_host_that_cannot_be_asked_is_not_in_order(tmp_path: Path) -> None:
 def test_wrong_usage_is_refused(arguments: list[str], code: int, said: str) -> None:
     result = CliRunner().invoke(main, ["doctor", *arguments])
     assert result.exit_code == code and said in result.stderr
+
+
+def test_nodes_that_do_not_reach_each_other_are_told() -> None:
+    """A refusal is an answer; no way to an address is none."""
+    nowhere = "255.255.255.255"
+    tail = doctor.reaching("here", {"here": ("127.0.0.1", 22), "near": ("127.0.0.1", 1), "far": (nowhere, 22)})
+    script = f"{CliRunner().invoke(main, ['doctor', '--script']).stdout.partition('[ ! -r /etc/os')[0]}{tail}"
+    done = subprocess.run(["sh"], input=script, capture_output=True, text=True, timeout=60, check=True)
+    facts = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert facts["reach near"] == "ok" and "TCP port 22" in facts["reach far"] and "reach here" not in facts
+    findings = found(GOOD | facts)
+    assert findings["reach near"].state == "ok" and findings["reach far"].bad
+    assert "open all TCP ports" in findings["reach far"].mend
+
+
+def test_each_node_of_a_large_topology_tries_some_and_is_tried() -> None:
+    doors = {f"n{number:03}": (f"10.0.0.{number}", 22) for number in range(200)}
+    tried = [re.findall(r"'reach (n\d+)'", doctor.reaching(name, doors)) for name in doors]
+    assert {len(names) for names in tried} == {doctor.PEERS}
+    assert {name for names in tried for name in names} == set(doors)

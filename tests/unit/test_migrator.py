@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from coat_ryu import containers
 from coat_ryu.config import MigrateRequest
-from coat_ryu.errors import Conflict, NotFound
+from coat_ryu.errors import Conflict, NodeError, NodeUnreachable, NotFound
 from coat_ryu.journal import JournalError
-from tests.unit.migrating import MODES, Controller
+from tests.unit.migrating import MODES, SPEC, Controller, wait_for
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -157,3 +158,45 @@ def test_a_journal_that_cannot_be_written_refuses_new_migrations(controller: Con
     blocker.execute("ROLLBACK")
     assert controller.world.running("web") == ["a"]
     assert controller.run().state == "succeeded"
+
+
+def test_former_mac_is_nobodys_once_all_peers_were_told(controller: Controller) -> None:
+    controller.run(mac="renew")
+    assert controller.fabric.bindings["web"].former_macs == ()
+
+
+def test_former_mac_that_a_peer_may_still_use_is_given_to_nobody(controller: Controller) -> None:
+    old = controller.containers.resident("web").spec.mac
+    controller.containers.create(SPEC.model_copy(update={"name": "peer", "ip": None}))
+
+    def fault(number: int, node: str, verb: str) -> None:
+        if verb == "neighbour_flush":
+            raise NodeUnreachable("away", node=node)
+
+    controller.world.before = fault
+    assert controller.run(mac="renew").state == "succeeded"
+    assert controller.fabric.bindings["web"].former_macs == (old,)
+    with pytest.raises(Conflict, match="was web's"):
+        controller.containers.create(SPEC.model_copy(update={"name": "other", "ip": None, "mac": old}))
+    assert "other" not in controller.containers.homes()
+
+
+def test_create_that_cannot_be_undone_keeps_its_error_and_not_its_name(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "AGAIN", (0.01, 0.01, 0.01))
+    world, refusals = controller.world, iter("xxx")
+
+    def fault(number: int, node: str, verb: str) -> None:
+        if verb == "container_run" or (verb == "container_remove" and next(refusals, None)):
+            raise NodeError(f"{verb} is refused", node=node)
+
+    world.before = fault
+    spec = SPEC.model_copy(update={"name": "other", "ip": None})
+    with pytest.raises(NodeError, match="container_run is refused"):
+        controller.containers.create(spec)
+    wait_for(lambda: "other" not in controller.containers.homes())
+    world.before = lambda number, node, verb: None
+    wait_for(lambda: controller.containers.purpose("other") is None)
+    controller.containers.create(spec)
+    assert world.running("other") == ["a"] and "other" not in controller.containers.problems

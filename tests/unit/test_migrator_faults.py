@@ -1,6 +1,8 @@
 """The saga against nodes in memory: whatever breaks, and whenever, one copy runs in the end and nothing is left."""
 
 import itertools
+import threading
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 from coat_ryu.errors import NodeError, NodeUnreachable, SwitchGone, SwitchTimeout
 from coat_ryu.journal import JournalError
+from coat_ryu.model import Node, Ssh
 from coat_ryu.recovery import DEAD_AFTER, Silence
 from coat_ryu.runner import RETRY_LAST
 from coat_ryu.saga import Migration
-from tests.unit.fakes import FakeLoan, World
+from tests.unit.fakes import FakeLoan, FakeReply, World
 from tests.unit.migrating import MODES, SPEC, TOPOLOGY, WAYS, Controller, controller_with_web, wait_for, world_with_web
 
 
@@ -95,6 +98,7 @@ def goes_dark(world: World, node: str, position: int) -> None:
     world.before = fault
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @settings(max_examples=60, deadline=None)
 @given(
     mode=st.sampled_from(MODES),
@@ -289,3 +293,36 @@ def test_a_journal_that_fails_at_the_freeze_leaves_nothing_waiting(
     record = controller.run(mode="prepared")
     assert (record.state, controller.world.running("web")) == ("rolled_back", ["a"])
     assert controller.world.residue("a") == []
+
+
+def test_clock_that_is_set_between_two_looks_makes_no_dead_host(controller: Controller) -> None:
+    """The controller's clock jumps ahead an hour at each look; the even one goes on as ever."""
+    now = [1000.0]
+    controller.migrator.runner.wall = lambda: now.__setitem__(0, now[0] + 3600) or now[0]
+    controller.migrator.runner.clock = lambda: 5.0
+    dark_at_the_restore(controller, reached=False)
+    record = controller.run(mode="sequential")
+    assert record.state == "failed" and controller.world.running("web") == ["b"]
+
+
+def test_witnesses_are_asked_at_once_and_at_every_address_of_ssh() -> None:
+    """However many there are, a look takes no longer than the slowest of them."""
+    asked: list[tuple[str, str, int]] = []
+    all_asked = threading.Barrier(60, timeout=10)
+
+    class Witness:
+        ready = True
+
+        def __init__(self, number: int) -> None:
+            ssh = Ssh(host="192.0.2.7", port=2222)
+            self.node = Node(name=f"n{number}", address=IPv4Address(f"10.0.0.{number + 1}"), ssh=ssh)
+
+        def call(self, verb: str, args: dict[str, Any], timeout: float) -> FakeReply:
+            asked.append((self.node.name, args["address"], args["port"]))
+            all_asked.wait()
+            return FakeReply({"reached": self.node.name == "n9" and args["address"] == "192.0.2.7"})
+
+    sites: list[Any] = [Witness(number) for number in range(31)]
+    assert Silence(sites[0], sites, lambda: 0.0).look() == -1, "one of them reaches it where it is logged in to"
+    assert {name for name, _, _ in asked} == {site.node.name for site in sites[1:]}
+    assert {(address, port) for _, address, port in asked} == {("10.0.0.1", 2222), ("192.0.2.7", 2222)}

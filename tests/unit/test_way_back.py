@@ -162,3 +162,15 @@ def test_source_whose_switch_is_away_gets_its_container_back(controller: Control
     controller.fabric.wait_port = away  # type: ignore[method-assign]
     record = controller.run(mode="prepared")
     assert record.state == "rolled_back" and controller.world.running("web") == ["a"] and "a" in waits
+
+
+def test_delete_after_a_failed_migration_ends_the_copy_of_a_lost_node(controller: Controller) -> None:
+    """It may run at the destination, which nobody can ask: it goes when that node is back."""
+    world = controller.world
+    world.before = lambda number, node, verb: world.dark.add("b") if verb == "restore" else None
+    record = controller.run(mode="sequential")
+    assert record.state == "failed" and world.running("web") == ["b"]
+    controller.containers.remove("web")
+    controller.light()
+    wait_for(lambda: controller.swept(""))
+    assert world.running("web") == []
