@@ -184,7 +184,7 @@ def test_former_mac_that_a_peer_may_still_use_is_given_to_nobody(controller: Con
 def test_create_that_cannot_be_undone_keeps_its_error_and_not_its_name(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "AGAIN", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(containers, "AGAIN", (0.05,) * 50)
     world, refusals = controller.world, iter("xxx")
 
     def fault(number: int, node: str, verb: str) -> None:
