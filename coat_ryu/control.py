@@ -102,8 +102,8 @@ class Control:
         described = now.model_dump(mode="json", include={"name", "underlay_mtu", "networks"})
         return {**described, "revision": self._reload.revision, **self._fabric.status()}
 
-    def replace_topology(self, text: str, dry_run: bool) -> Changes:
-        return self._reload.replace(text, dry_run)
+    def replace_topology(self, text: str, dry_run: bool, revision: str | None) -> Changes:
+        return self._reload.replace(text, dry_run, revision)
 
     def bindings(self) -> list[dict[str, Any]]:
         return [

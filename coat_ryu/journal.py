@@ -196,8 +196,8 @@ class Journal:
         return Migration.model_validate_json(rows[0][0]) if rows else None
 
     def newest(self, state: str, word: str = "") -> list[tuple[Migration, dict[str, Any]]]:
-        """Of all containers' newest migrations those that ended in that state and have a word in their record, the
-        oldest first.
+        """Of all containers' newest migrations those that ended in that state and have a word anywhere in their
+        record, the oldest first.
         """
         rows = self._do(
             "SELECT record, context FROM migrations AS one WHERE state = ? AND instr(record, ?) AND NOT EXISTS"

@@ -7,6 +7,8 @@ import hashlib
 import logging
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from coat_ryu import recovery
 from coat_ryu.config import MigrateRequest, MigrationsQuery
@@ -45,6 +47,7 @@ class Migrator:
         self.runner = runner
         self._tries: dict[str, int] = {}
         runner.on_failed = self._later
+        self._keys: dict[str, tuple[threading.Lock, int]] = {}
 
     def adopt(self, topology: Topology) -> None:
         """Migrations that begin from now on are of this topology."""
@@ -63,9 +66,26 @@ class Migrator:
         ``key`` is the caller's name for this very request: with one that is known already, nothing is begun and the
         record that it stands for comes back.
         """
-        known = self._known(request, key)
-        if known is not None:
-            return known
+        with self._only(key):
+            return self._known(request, key) or self._begin(request, key)
+
+    @contextmanager
+    def _only(self, key: str | None) -> Iterator[None]:
+        """A request that is sent again while the first is being looked at waits, and finds what that has begun."""
+        if key is None:
+            yield
+            return
+        lock, users = self._keys.get(key, (threading.Lock(), 0))
+        self._keys[key] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            lock, users = self._keys.pop(key)
+            if users > 1:
+                self._keys[key] = lock, users - 1
+
+    def _begin(self, request: MigrateRequest, key: str | None) -> Migration:
         resident = self._containers.resident(request.container)
         self._nodes.site(request.to, "to")
         if resident.node == request.to:

@@ -50,6 +50,8 @@ def owed(journal: Journal) -> Iterator[tuple[str, str]]:
     """Nodes on which an earlier controller's requests may still be under way, each with the container concerned."""
     for state in ("succeeded", "rolled_back"):
         for record, _ in journal.newest(state, "left_behind"):
+            if not record.left_behind:  # the word is somewhere else, in a name
+                continue
             yield from ((node, record.container) for node in (record.source, record.destination))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from coat_ryu.answers import PreconditionFailed
 from coat_ryu.config import parse_topology
 from coat_ryu.errors import CoatError, Conflict, TopologyError
 from coat_ryu.model import ContainerSpec, Topology
@@ -60,15 +61,17 @@ class Reload:
             self.error = str(error)
             LOG.error("the topology was not changed, the last good one stays: %s", error)
 
-    def replace(self, text: str, dry_run: bool) -> Changes:
-        """Makes a text the topology, and writes it to the file. ``dry_run`` only says what would change.
+    def replace(self, text: str, dry_run: bool, revision: str | None = None) -> Changes:
+        """Makes a text the topology, and writes it to the file. ``dry_run`` only says what would change. Only a
+        topology of that ``revision`` is replaced, where one is named.
 
-        Raises TopologyError, Conflict (containers are in the way) or NotWritten; then nothing has changed.
+        Raises TopologyError, Conflict (containers are in the way), PreconditionFailed or NotWritten; then nothing has
+        changed.
         """
         topology = parse_topology(text, "the body")
         if dry_run:
             return self._checked(topology)
-        return self._change(topology, text)
+        return self._change(topology, text, revision)
 
     def _checked(self, topology: Topology) -> Changes:
         wanted = changes(self.topology, topology)
@@ -77,8 +80,10 @@ class Reload:
             raise Conflict("; ".join(reasons), cause="topology_in_use")
         return wanted
 
-    def _change(self, topology: Topology, text: str | None) -> Changes:
+    def _change(self, topology: Topology, text: str | None, revision: str | None = None) -> Changes:
         with self._lock:
+            if revision not in (None, self.revision):
+                raise PreconditionFailed(f"If-Match: somebody was faster; the topology has {self.revision} now")
             wanted = self._checked(topology)
             if text is not None and self._path is not None:
                 write_topology(self._path, text)

@@ -10,6 +10,7 @@ import pytest
 
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.model import ContainerSpec
+from coat_ryu.recovery import owed
 from coat_ryu.saga import Migration, StepRecord
 
 SPEC = ContainerSpec(
@@ -136,3 +137,12 @@ def test_the_newest_of_each_container_are_found_by_their_end(tmp_path: Path) -> 
     ]
     assert [one.id for one, _ in journal.newest("failed", "mail")] == ["m5"]
     assert [one.id for one, _ in journal.newest("succeeded")] == ["m2"]
+
+
+def test_a_name_that_is_a_word_of_ours_leaves_nothing_behind(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.put_migration(a_migration("m1", "succeeded").model_copy(update={"container": "left_behind"}), {})
+    assert list(owed(journal)) == []
+    step = StepRecord(name="finish", node="controller", started_at="2026-01-01T00:00:00Z", detail={"left_behind": {}})
+    journal.put_migration(a_migration("m2", "succeeded").model_copy(update={"steps": [step]}), {})
+    assert list(owed(journal)) == [("a", "web"), ("b", "web")]

@@ -1,5 +1,7 @@
 """Plans, predictions, keys and events of a real migrator on nodes in memory."""
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -99,6 +101,30 @@ def test_the_same_key_begins_nothing_new(controller: Controller) -> None:
         controller.migrator.migrate(MigrateRequest(container="web", to="a"), "k1")
     assert refusal.value.cause == "key_reused"
     assert migrate(controller, "a", "k2").id != first.id
+
+
+def test_a_retry_that_comes_before_the_first_is_saved_gets_its_answer(controller: Controller) -> None:
+    asked, go_on, answers = threading.Event(), threading.Event(), []
+
+    def before(number: int, node: str, verb: str) -> None:
+        if verb == "container_inspect" and not asked.is_set():
+            asked.set()
+            go_on.wait(10)
+
+    controller.world.before = before
+    askers = [
+        threading.Thread(target=lambda: answers.append(controller.migrator.migrate(TO_B, "k1").id)) for _ in range(3)
+    ]
+    askers[0].start()
+    assert asked.wait(10)
+    for asker in askers[1:]:
+        asker.start()
+    time.sleep(0.1)
+    go_on.set()
+    for asker in askers:
+        asker.join(10)
+    assert len(answers) == 3 and len(set(answers)) == 1
+    assert controller.migrator._keys == {}
 
 
 def test_a_key_is_remembered_by_the_next_controller(controller: Controller) -> None:

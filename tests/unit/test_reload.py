@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coat_ryu.answers import PreconditionFailed
 from coat_ryu.config import complete, parse_topology
 from coat_ryu.errors import Conflict, TopologyError
 from coat_ryu.model import ContainerSpec, Node, Topology
@@ -62,6 +63,17 @@ def test_a_change_is_followed_and_written(here: Installation) -> None:
     assert here.path.read_text() == text
     assert stat.S_IMODE(here.path.stat().st_mode) == 0o640
     assert here.reload.revision == revision_of(here.follower.seen[0])
+
+
+def test_two_changes_of_one_revision_the_second_is_refused(here: Installation) -> None:
+    """Both were let in when the topology still was as they knew it."""
+    seen = here.reload.revision
+    first, second = (BEFORE.replace("10.0.0.3", address) for address in ("10.0.0.4", "10.0.0.5"))
+    here.reload.replace(first, dry_run=False, revision=seen)
+    with pytest.raises(PreconditionFailed, match="somebody was faster"):
+        here.reload.replace(second, dry_run=False, revision=seen)
+    assert here.path.read_text() == first and len(here.follower.seen) == 1
+    here.reload.replace(second, dry_run=False, revision=here.reload.revision)
 
 
 def test_a_dry_run_says_it_and_does_nothing(here: Installation) -> None:

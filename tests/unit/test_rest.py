@@ -71,7 +71,7 @@ class FakeServices:
             expected=None,
         )
 
-    def replace_topology(self, text: str, dry_run: bool) -> Changes:
+    def replace_topology(self, text: str, dry_run: bool, revision: str | None) -> Changes:
         made = changes(Topology(), parse_topology(text, "the body"))
         self.asked.append((text, dry_run))
         return made
