@@ -31,6 +31,12 @@ from coat_ryu.model import (
 
 D = TypeVar("D", bound=BaseModel)
 
+SPEC_LIMIT = 128_000
+"""Bytes of a container's spec: Linux takes 131,072 for one argument of a command (MAX_ARG_STRLEN in binfmts.h)."""
+
+PREFIXES = (8, 30), (8, 126)
+"""The shortest and the longest prefix of a subnet that containers can live in, IPv4 and IPv6."""
+
 
 class PlanRequest(Document):
     """Body of ``POST /v1.0/plan``."""
@@ -110,13 +116,42 @@ def parse_query(model: type[D], pairs: Iterable[tuple[str, str]]) -> D:
         raise InputError(_complaints(error)) from None
 
 
+class _Twice(ValueError):
+    """A key that a mapping has twice, of which a parser would drop one without a word."""
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise _Twice(f"line {key.start_mark.line + 1}: {_shorten(key.value)}: given twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(f"{_shorten(next(name for name in names if names.count(name) > 1))} is given twice")
+    return found
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
 def parse_topology(text: str, source: str) -> Topology:
     """The topology that a YAML text describes.
 
     ``source`` is the file's name for messages. Raises TopologyError.
     """
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)
+    except _Twice as error:
+        raise TopologyError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         raise TopologyError(f"{source}: not YAML: {error}") from None
     if not isinstance(document, dict):
@@ -132,9 +167,9 @@ def parse_topology(text: str, source: str) -> Topology:
 
 
 def parse_body(model: type[D], body: bytes) -> D:
-    """A request body as the model. Raises InputError that names the field."""
+    """A request body, JSON in UTF-8 (RFC 8259, section 8.1), as the model. Raises InputError that names the field."""
     try:
-        document = json.loads(body)
+        document = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not JSON: {error}", cause="bad_json") from None
     if not isinstance(document, dict):
@@ -160,6 +195,9 @@ def complete(spec: ContainerSpec, topology: Topology, others: Iterable[Container
     ip = spec.ip or _free_address(network, {other.ip for other in same})
     for problem in _address_problems(ip, spec.ip6, network):
         raise InputError(problem)
+    size = len(spec.model_dump_json().encode())
+    if size > SPEC_LIMIT:
+        raise InputError(f"command: with env it takes {size} bytes as JSON; at most {SPEC_LIMIT} are taken")
     mac = spec.mac or default_mac(network.vni, ip)
     for other in same:
         if other.ip == ip or (spec.ip6 and other.ip6 == spec.ip6):
@@ -202,12 +240,34 @@ def _address_problems(ip: IPv4Address, ip6: IPv6Address | None, network: Network
 def _usable(address: IPv4Address | IPv6Address, subnet: IPv4Network | IPv6Network) -> bool:
     if address not in subnet:
         return False
-    if subnet.prefixlen >= subnet.max_prefixlen - 1:  # RFC 3021: a /31 has two host addresses
-        return True
     reserved = {subnet.network_address}
     if isinstance(subnet, ipaddress.IPv4Network):
         reserved.add(subnet.broadcast_address)
     return address not in reserved
+
+
+def _is_host(address: IPv4Address | IPv6Address) -> bool:
+    """Whether a host can have the address on a network (RFC 6890 has those that none has)."""
+    if isinstance(address, IPv4Address) and address in IPv4Network("0.0.0.0/8"):
+        return False
+    odd = (address.is_loopback, address.is_multicast, address.is_unspecified, address.is_reserved)
+    return not any(odd) and not (isinstance(address, IPv6Address) and address.is_link_local)
+
+
+def _subnet_problems(network: Network, topology: Topology) -> Iterator[str]:
+    for field, subnet, (shortest, longest) in zip(
+        ("subnet", "subnet6"), (network.subnet, network.subnet6), PREFIXES, strict=True
+    ):
+        if subnet is None:
+            continue
+        if not shortest <= subnet.prefixlen <= longest:
+            yield f"{field}: {subnet} is not usable; its prefix may have {shortest} to {longest} bits"
+        elif not (_is_host(subnet.network_address) and _is_host(subnet.broadcast_address)):
+            yield f"{field}: {subnet} is no network that hosts have addresses in"
+    for node in topology.nodes:
+        if node.address in network.subnet:
+            yield f"subnet: {network.subnet} is the underlay's, for node {node.name} has {node.address}"
+            return
 
 
 def _inconsistencies(topology: Topology) -> Iterator[str]:
@@ -216,6 +276,11 @@ def _inconsistencies(topology: Topology) -> Iterator[str]:
         yield "nodes: at least one is needed"
     if not topology.networks:
         yield "networks: at least one is needed"
+    for index, node in enumerate(topology.nodes):
+        if not _is_host(node.address):
+            yield f"nodes.{index}.address: {node.address} is no address at which other hosts reach this one"
+    for index, network in enumerate(topology.networks):
+        yield from (f"networks.{index}.{problem}" for problem in _subnet_problems(network, topology))
     yield from _doubles("nodes", "name", topology.nodes, lambda node: node.name)
     yield from _doubles("nodes", "address", topology.nodes, lambda node: node.address)
     yield from _doubles("nodes", "dpid", topology.nodes, lambda node: node.switch)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 VXLAN_OVERHEAD = 50
 """Bytes that VXLAN over IPv4 adds to a frame's payload: inner MTU = underlay MTU - 50 (RFC 7348, section 5)."""
@@ -29,8 +29,27 @@ Mac = Annotated[
 Image = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,254}$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_.-]*$")]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
-Dpid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-Vni = Annotated[int, Field(ge=1, le=0xFFFFFF)]
+Vni = Annotated[int, Field(ge=1, le=0xFFFFFF, strict=True)]  # strict: true is no number
+
+
+def _not_zero(dpid: str) -> str:
+    if not int(dpid, 16):
+        raise ValueError("0 is no datapath id of a switch")
+    return dpid
+
+
+def _no_number(value: object) -> object:
+    """``address: 5`` would be 0.0.0.5, which nobody means."""
+    if isinstance(value, (bool, int, float, bytes)):
+        raise ValueError("input should be an address in words, as in 192.0.2.1")
+    return value
+
+
+Dpid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$"), AfterValidator(_not_zero)]
+Address = Annotated[IPv4Address, BeforeValidator(_no_number)]
+Address6 = Annotated[IPv6Address, BeforeValidator(_no_number)]
+Subnet = Annotated[IPv4Network, BeforeValidator(_no_number)]
+Subnet6 = Annotated[IPv6Network, BeforeValidator(_no_number)]
 
 Mode = Literal["prepared", "parallel", "sequential"]
 """How a migration's steps stand in time (saga.PLANS)."""
@@ -57,7 +76,7 @@ class Ssh(Document):
     """How the controller logs in to a node. Paths may start with ``~``; None takes the controller's option."""
 
     host: str | None = None
-    port: int = Field(default=22, ge=1, le=65535)
+    port: int = Field(default=22, ge=1, le=65535, strict=True)
     user: str = Field(default="root", min_length=1)
     key: str | None = None
     known_hosts: str | None = None
@@ -72,7 +91,7 @@ class Node(Document):
     """
 
     name: Name
-    address: IPv4Address
+    address: Address
     ssh: Ssh = Ssh()
     dpid: Dpid | None = None
     datapath: Literal["system", "netdev"] | None = None
@@ -88,15 +107,15 @@ class Network(Document):
 
     name: Name
     vni: Vni
-    subnet: IPv4Network
-    subnet6: IPv6Network | None = None
+    subnet: Subnet
+    subnet6: Subnet6 | None = None
 
 
 class Tunnel(Document):
     """A tunnel between two nodes. ``weight`` is the cost that path computation adds up."""
 
     between: tuple[Name, Name]
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e9, strict=True)
 
 
 CAPABILITIES = frozenset(
@@ -147,8 +166,8 @@ class ContainerSpec(Document):
     image: Image
     command: tuple[Text, ...] = ()
     network: Name | None = None
-    ip: IPv4Address | None = None
-    ip6: IPv6Address | None = None
+    ip: Address | None = None
+    ip6: Address6 | None = None
     mac: Mac | None = None
     env: dict[Variable, Text] = {}
     cap_drop: tuple[Capability, ...] = ()
@@ -171,7 +190,9 @@ class Topology(Document):
     """A whole installation, as its file describes it. ``lab`` is read by the Mininet lab alone."""
 
     name: Name = "coat"
-    underlay_mtu: int = Field(default=1500, ge=1330, le=65535)  # inner IPv6 needs 1280 (RFC 8200, section 5)
+    underlay_mtu: int = Field(
+        default=1500, ge=1330, le=65535, strict=True
+    )  # inner IPv6 needs 1280 (RFC 8200, section 5)
     nodes: tuple[Node, ...] = ()
     networks: tuple[Network, ...] = ()
     tunnels: Literal["full-mesh"] | tuple[Tunnel, ...] = "full-mesh"

@@ -29,7 +29,7 @@ ENVIRONMENT = Path(sys.prefix)
 SECRET = "5e" * 32
 TOPOLOGY = """
 networks: [{name: apps, vni: 42, subnet: 192.168.50.0/24}]
-nodes: [{name: a, address: 127.0.0.2, ssh: {port: %d}}]
+nodes: [{name: a, address: 192.0.2.2, ssh: {host: 127.0.0.2, port: %d}}]
 """
 
 
@@ -324,7 +324,7 @@ def test_an_event_that_is_no_longer_there_is_gone(open_one: Manager) -> None:
 def remove_and_add(manager: Manager) -> None:
     """A node comes and goes."""
     text = ask_topology_text(manager)
-    more = text.replace("nodes: [", "nodes: [{name: b, address: 127.0.0.3, ssh: {port: 1}}, ")
+    more = text.replace("nodes: [", "nodes: [{name: b, address: 192.0.2.3, ssh: {host: 127.0.0.3, port: 1}}, ")
     for body in (more, text):
         assert ask(manager, "/v1.0/topology", None, "PUT", body.encode())[0] == 200
 
