@@ -21,9 +21,15 @@ def warnings(needs: dict[str, Any]) -> list[Caveat]:
 
 
 def _log(needs: dict[str, Any]) -> Iterator[Caveat]:
-    if needs.get("log"):
-        message = f"what the container has written to its log so far ({needs['log']} bytes) stays behind"
-        yield Caveat("log_left_behind", f"{message}: podman logs begins anew at the destination")
+    log = needs.get("log")
+    if log is None:
+        return
+    if log["bytes"] is None:
+        message = "what podman logs shows of before the move is in no file of Podman's, and stays behind"
+        yield Caveat("log_left_behind", message)
+    elif log["bytes"] > log["moves"]:
+        message = f"of the {log['bytes'] >> 10} KiB that podman logs shows the last {log['moves'] >> 10} come along"
+        yield Caveat("log_cut", message)
 
 
 def _sleepers(needs: dict[str, Any]) -> Iterator[Caveat]:

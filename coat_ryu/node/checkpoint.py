@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import criu, criulog, freezer, gate, hold, remains, standing, state, steady
+from coat_ryu.node import bound, criu, criulog, freezer, gate, hold, remains, standing, state, steady
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import NEVER, Place, place, podman, require, runtime
@@ -144,6 +144,7 @@ def _checkpoint(
             freezer.thaw_process(raw["State"]["Pid"])
             criulog.explain(failure, where.bundle / "dump.log", name)
             raise
+    bound.keep(where.bundle, where.run)
     stats_file = where.bundle / DUMPED
     stats = criu.read_stats(stats_file)
     written_at = stats_file.stat().st_mtime
@@ -204,7 +205,7 @@ def restore(
     if ready is None:
         _refuse_what_has_ended(name, where)
         widen(netns, mtu, repair_mss)
-        go_on: Callable[[], object] = functools.partial(podman, *RESTORE[1:], name)
+        go_on: Callable[[], object] = functools.partial(_restore_in_place, name, where)
     else:
         go_on = ready.go_on
     stats_file = where.bundle / RESTORED
@@ -249,6 +250,17 @@ def _without_lock_at_last(attempt: Callable[..., float]) -> float:
         if failure.cause == "timeout":
             raise
         return attempt(criu.NO_LOCK)
+
+
+def _restore_in_place(name: str, where: Place) -> None:
+    bound.keep(where.bundle, where.run)
+    ready = standing.Standing("", [*RESTORE, name], where.id, runtime())
+    try:
+        bound.put(where.run, bound.kept(where.bundle))
+    except BaseException:
+        ready.abandon()
+        raise
+    ready.go_on()
 
 
 def _ready(name: str, netns: str, mtu: int, transfer: str, repair_mss: bool) -> standing.Standing | None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from coat_ryu.node import checkpoint, criu, criulog, freezer, gate, hold, pager, podman, repair, state, steady
+from coat_ryu.node import bound, checkpoint, criu, criulog, freezer, gate, hold, pager, podman, repair, state, steady
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
@@ -49,6 +50,7 @@ for word; do
     set -- "$@" "$word"
     [ -z "$found" ] && [ "$word" = restore ] && found=yes && set -- "$@" --lazy-pages
 done
+[ -z "$found" ] || cp --recursive --preserve=mode,ownership,timestamps {bound}/. {run}/ || exit
 exec {runtime} "$@"
 """
 
@@ -258,7 +260,10 @@ def _restored_already(name: str, netns: str, mtu: int, release_hold: Callable[[]
 def _restore_order(name: str, where: Place, directory: Path) -> dict[str, Any]:
     runtime = podman.runtime()
     wrapper, settings = directory / "runtime", directory / "containers.conf"
-    wrapper.write_text(_WRAPPER.format(runtime=shutil.which(runtime)))
+    (directory / "bound").mkdir(mode=0o700)
+    bound.put(directory / "bound", bound.kept(where.bundle), new=True)
+    paths = {"bound": shlex.quote(f"{directory}/bound"), "run": shlex.quote(str(where.run))}
+    wrapper.write_text(_WRAPPER.format(runtime=shutil.which(runtime), **paths))
     wrapper.chmod(0o700)
     settings.write_text(f'[engine.runtimes]\n{runtime} = ["{wrapper}"]\n')
     return {

@@ -23,17 +23,25 @@ LABEL_NAME, LABEL_SPEC = "coat.container", "coat.spec"
 NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: Podman's way to say that something has not happened."""
 
+NO_LOG = ("none", "passthrough", "passthrough-tty")
+LOG_MOVES = 1 << 16
+"""Bytes of what ``podman logs`` has of before that go along with a move: they are sent in the freeze."""
+
 LOOKS = 5
 """How often it is asked what containers there are, when one goes between the list and the look at it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where Podman keeps a container: ``bundle`` holds config.json and checkpoints, ``upper`` its writable layer."""
+    """Where Podman keeps a container: ``bundle`` holds config.json and checkpoints, ``run`` the files that are bound
+    into it, ``upper`` its writable layer, ``log`` what it has written, if that is a file.
+    """
 
     id: str
     bundle: Path
+    run: Path
     upper: Path | None
+    log: Path | None
 
     @property
     def mounted(self) -> bool:
@@ -109,7 +117,8 @@ def _ours(name: str) -> dict[str, Any] | None:
     _last[name] = raw
     driver = raw["GraphDriver"]
     upper = Path(driver["Data"]["UpperDir"]) if driver["Name"] == "overlay" else None
-    _places[name] = Place(raw["Id"], Path(raw["StaticDir"]), upper)
+    run_directory = Path(raw["ConmonPidFile"]).parent
+    _places[name] = Place(raw["Id"], Path(raw["StaticDir"]), run_directory, upper, _log(raw))
     return raw
 
 
@@ -287,8 +296,8 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 def container_needs(*, name: Name) -> dict[str, Any] | None:
     """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes that are
     taken up, ``pod``, ``mounts`` and ``devices`` of its own, ``tty``, ``shares``: namespaces that are not its own;
-    ``log``: bytes that Podman keeps of what it has written, None if it keeps them elsewhere; and what its processes
-    have (``inside``). None if there is no such container.
+    ``log``: ``bytes`` that Podman has of what it has written, None if not in a file, and how many of them a move
+    ``moves``; and what its processes have (``inside``). None if there is no such container.
     """
     raw = _ours(name)
     if raw is None:
@@ -314,13 +323,17 @@ def _shares(config: dict[str, Any]) -> list[str]:
     return [f"{kind.lower()}={mode}" for kind, mode in asked.items() if mode not in ("private", "shareable")]
 
 
-def _logged(raw: dict[str, Any]) -> int | None:
-    """Only with the driver ``k8s-file`` is there a file."""
-    path = raw["HostConfig"].get("LogConfig", {}).get("Path")
-    try:
-        return Path(path).stat().st_size if path else None
-    except FileNotFoundError:
-        return 0
+def _logged(raw: dict[str, Any]) -> dict[str, Any]:
+    path = _log(raw)
+    size = path.stat().st_size if path and path.exists() else 0
+    elsewhere = path is None and raw["HostConfig"]["LogConfig"]["Type"] not in NO_LOG
+    return {"bytes": None if elsewhere else size, "moves": LOG_MOVES}
+
+
+def _log(raw: dict[str, Any]) -> Path | None:
+    """Only the driver ``k8s-file``, or ``json-file`` as it was called, has a file."""
+    path = raw["HostConfig"]["LogConfig"].get("Path")
+    return Path(path) if path else None
 
 
 def _resident(pid: int) -> int:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from coat_ryu.node import layer, overlayfs, untar
+from coat_ryu.node import bound, layer, overlayfs, untar
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.podman import Place
+from coat_ryu.node.podman import LOG_MOVES, Place
 from coat_ryu.node.process import run
 from coat_ryu.node.stream import BUFFER
 
@@ -37,6 +37,8 @@ criu/files-reg.c). It makes them in the dump, and removes them when it has faile
 """
 LAYER = "layer"
 OFFSET, TOGETHER = "COAT.offset", "COAT.images"
+LOG = "earlier.log"
+"""The end of what ``podman logs`` has of before."""
 IMAGES, SMALL = "images", 1 << 18
 """The member with many images, and what size they are at the most."""
 PIECE = 1 << 20
@@ -71,10 +73,30 @@ def pack(
     with _tar(stream, "w") as tar:
         layer.add(tar, place.upper, LAYER)
         _add_shm(tar, place.bundle)
+        _add(tar, bound.ARCHIVE, bound.archive(place.bundle, place.run))
         _add_checkpoint(tar, place.bundle / CHECKPOINT, ended)
         if _has_remaps(place):
             settle()
             _add_remaps(tar, place)
+        _add(tar, LOG, _end_of(place.log))  # last: Podman's monitor has read all that was said before the freeze
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, **pax_headers: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.pax_headers = len(content), 0o600, pax_headers
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _end_of(log: Path | None) -> bytes:
+    """Whole lines, ``LOG_MOVES`` bytes at the most."""
+    if log is None or not log.exists():
+        return b""
+    with log.open("rb") as file:
+        start = max(0, log.stat().st_size - LOG_MOVES)
+        file.seek(max(0, start - 1))
+        if start:
+            file.readline()
+        return file.read(LOG_MOVES)
 
 
 def _has_remaps(place: Place) -> bool:
@@ -112,10 +134,7 @@ def _add_shm(tar: tarfile.TarFile, bundle: Path) -> None:
     with tarfile.TarFile(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as inner:
         for path in (bundle / SHM).iterdir():
             layer.add(inner, path, path.name)
-    member = tarfile.TarInfo(SHM_ARCHIVE)
-    member.size, member.mode = archive.tell(), 0o600
-    archive.seek(0)
-    tar.addfile(member, archive)
+    _add(tar, SHM_ARCHIVE, archive.getvalue())
 
 
 def _add_checkpoint(tar: tarfile.TarFile, directory: Path, ended: Callable[[], bool]) -> None:
@@ -143,10 +162,8 @@ def _add_checkpoint(tar: tarfile.TarFile, directory: Path, ended: Callable[[], b
 
 
 def _add_together(tar: tarfile.TarFile, images: dict[str, bytes]) -> None:
-    member, content = tarfile.TarInfo(IMAGES), b"".join(images.values())
-    member.size, member.mode = len(content), 0o600
-    member.pax_headers = {TOGETHER: json.dumps({name: len(image) for name, image in images.items()})}
-    tar.addfile(member, io.BytesIO(content))
+    lengths = json.dumps({name: len(image) for name, image in images.items()})
+    _add(tar, IMAGES, b"".join(images.values()), **{TOGETHER: lengths})
 
 
 def _add_growth(tar: tarfile.TarFile, path: Path, sent: dict[str, int], at_least: int) -> None:
@@ -221,8 +238,9 @@ def install(directory: Path, place: Place) -> None:
         raise Failure("conflict", "name: containers on a storage driver other than overlay cannot be moved")
     if not (directory / CHECKPOINT / INVENTORY).exists():
         raise Failure("conflict", "transfer: its state is not there, or was used before")
-    if not ((directory / LAYER).is_dir() and (directory / SHM_ARCHIVE).is_file()):
-        raise Failure("conflict", f"transfer: its state is not whole, it lacks {LAYER} or {SHM_ARCHIVE}")
+    files = (SHM_ARCHIVE, bound.ARCHIVE, LOG)
+    if not ((directory / LAYER).is_dir() and all((directory / name).is_file() for name in files)):
+        raise Failure("conflict", f"transfer: its state is not whole, it lacks {LAYER} or one of {', '.join(files)}")
     remove_checkpoint(place)
     (directory / CHECKPOINT).rename(place.bundle / CHECKPOINT)
     archive = next(path for path in (directory / SHM_AFTER, directory / SHM_ARCHIVE) if path.exists())
@@ -230,9 +248,20 @@ def install(directory: Path, place: Place) -> None:
         _fill_shm(archive, (place.bundle / SHM).resolve())
     else:  # Podman does it when it mounts
         archive.rename(place.bundle / SHM_ARCHIVE)
+    _install_beside(directory, place)
     with overlayfs.lifted(place.upper.with_name("merged")):
         shutil.rmtree(place.upper)
         _move(directory / LAYER, place.upper)
+
+
+def _install_beside(directory: Path, place: Place) -> None:
+    """What is in no layer. Podman's monitor has the log open already, and appends to it as we do."""
+    (directory / bound.ARCHIVE).rename(place.bundle / bound.ARCHIVE)
+    if place.mounted:  # else Podman would write them anew
+        bound.put(place.run, bound.kept(place.bundle))
+    if place.log is not None and (earlier := (directory / LOG).read_bytes()):
+        with place.log.open("ab") as log:
+            log.write(earlier)
 
 
 def _fill_shm(archive: Path, root: Path) -> None:
@@ -259,6 +288,14 @@ def _move(source: Path, target: Path) -> None:
 def remove_checkpoint(place: Place) -> None:
     """Removes a checkpoint: it holds the process's memory."""
     shutil.rmtree(place.bundle / CHECKPOINT, ignore_errors=True)
-    for name in (SHM_ARCHIVE, "network.status", "stats-dump", "stats-restore", "dump.log", "restore.log"):
+    for name in (
+        SHM_ARCHIVE,
+        "network.status",
+        "stats-dump",
+        "stats-restore",
+        "dump.log",
+        "restore.log",
+        bound.ARCHIVE,
+    ):
         with contextlib.suppress(FileNotFoundError):
             (place.bundle / name).unlink()

@@ -64,3 +64,15 @@ def test_another_build_of_its_tag_is_not_used(
         assert controller.get(f"/v1.0/containers/{name}")["image"] == asked_for
         new = {line for line in images(lab, DESTINATION) if line not in no_images_left[DESTINATION]}
         assert new == {f"{TAGGED}:latest sha256:{other}", f"<none>:<none> sha256:{own}"}
+
+
+def test_etc_hosts_comes_along_when_memory_follows(
+    lab: Lab, controller: Controller, made: Callable[..., dict[str, Any]]
+) -> None:
+    made("web", SOURCE, "python", "python3", "-c", f"held = open('/etc/hosts'); {IDLE}")
+    sh(lab, SOURCE, 'podman exec web sh -c "echo 192.0.2.7 database >>/etc/hosts"')
+    before = lab.exec(SOURCE, ["podman", "exec", "web", "cat", "/etc/hosts"]).stdout
+    record = controller.migrate("web", DESTINATION, memory="lazy")
+    assert (record["state"], record["error"]) == ("succeeded", None)
+    assert lab.exec(DESTINATION, ["podman", "exec", "web", "cat", "/etc/hosts"]).stdout == before
+    assert "192.0.2.7 database" in before

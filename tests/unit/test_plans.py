@@ -43,11 +43,14 @@ def test_a_plan_has_every_reason_at_once(controller: Controller) -> None:
 
 def test_a_plan_and_the_record_warn_of_what_is_lost(controller: Controller) -> None:
     assert plans(controller).plan(PlanRequest(container="web", to="b")).warnings == []
-    controller.world.nodes["a"].containers["web"]["log"] = 7
+    controller.world.nodes["a"].containers["web"]["log"] = {"bytes": 70_000, "moves": 65_536}
     (foreseen,) = plans(controller).plan(PlanRequest(container="web", to="b")).warnings
     record = migrate(controller, "b")
     assert (record.state, record.warnings) == ("succeeded", [foreseen])
-    assert foreseen.cause == "log_left_behind" and "7 bytes" in foreseen.message
+    assert foreseen.cause == "log_cut" and "last 64 come along" in foreseen.message
+    controller.world.nodes["b"].containers["web"]["log"] = {"bytes": None, "moves": 65_536}
+    (foreseen,) = plans(controller).plan(PlanRequest(container="web", to="a")).warnings
+    assert foreseen.cause == "log_left_behind"
 
 
 def test_a_plan_for_memory_that_follows_asks_for_what_it_needs(controller: Controller) -> None:

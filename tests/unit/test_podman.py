@@ -50,6 +50,7 @@ def test_container_that_podman_keeps_locked_is_told_as_it_was(monkeypatch: pytes
     said: dict[str, Any] = {"Name": "web", "Id": "1", "ImageName": "i", "Image": "2", "StaticDir": "/nowhere"}
     said |= {"Config": {"Labels": {podman.LABEL_NAME: "web"}}, "GraphDriver": {"Name": "vfs"}}
     said |= {"State": {"Status": "running", "Pid": 7, "StartedAt": podman.NEVER}}
+    said |= {"ConmonPidFile": "/run/nowhere/conmon.pid", "HostConfig": {"LogConfig": {"Type": "journald"}}}
     asked: list[tuple[str, ...]] = []
 
     def answer(*args: str) -> str:

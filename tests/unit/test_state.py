@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coat_ryu.node import layer, overlayfs, state
+from coat_ryu.node import bound, layer, overlayfs, state
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 
 
 def place(root: Path) -> Place:
-    bundle, upper = root / "bundle", root / "storage" / "diff"
-    bundle.mkdir(parents=True)
-    upper.mkdir(parents=True)
-    return Place("id", bundle, upper)
+    bundle, run, upper = root / "bundle", root / "run", root / "storage" / "diff"
+    for directory in (bundle, run, upper):
+        directory.mkdir(parents=True)
+    return Place("id", bundle, run, upper, bundle / "ctr.log")
 
 
 def test_a_state_goes_through_a_stream_and_into_place(tmp_path: Path) -> None:
@@ -317,6 +317,52 @@ def test_any_file_arrives_as_it_was(
 
     there, here, _ = carried(tmp_path_factory.mktemp("run"), make)
     assert (here / "file").read_bytes() == (there / "file").read_bytes()
+
+
+def test_files_that_podman_makes_come_along(tmp_path: Path) -> None:
+    """Into the very files that are bound into the container already, modes too; none is made, no link followed."""
+    source, destination = place(tmp_path / "a"), place(tmp_path / "b")
+    written = {"hosts": "192.0.2.7 database\n" * 1000, "resolv.conf": "", "hostname": "web\n"}
+    for name, text in written.items():
+        (source.run / name).write_text(text)
+        (source.run / name).chmod(0o640)
+    os.utime(source.run / "hosts", ns=(5, 1_111_111_111_111_111_111))
+    (destination.run / "hosts").write_text("as Podman makes it")
+    (destination.run / "resolv.conf").write_text("nameserver 192.0.2.1")
+    before = (destination.run / "hosts").stat().st_ino
+    bound.keep(source.bundle, source.run)
+    (source.run / "hosts").write_text("a restore that failed has written this")
+    bound.keep(source.bundle, source.run)
+    bound.put(destination.run, bound.kept(source.bundle))
+    after = (destination.run / "hosts").stat()
+    assert {path.name: path.read_text() for path in destination.run.iterdir()} == {
+        name: text for name, text in written.items() if name != "hostname"
+    }
+    assert (after.st_ino, after.st_mode & 0o777, after.st_mtime_ns) == (before, 0o640, 1_111_111_111_111_111_111)
+    (destination.run / "hostname").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        bound.put(destination.run, bound.kept(source.bundle))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(("lines", "moved"), [(0, 0), (3, 3), (20_000, (1 << 16) // 12)])
+def test_the_end_of_the_log_comes_along(tmp_path: Path, lines: int, moved: int) -> None:
+    source, destination = place(tmp_path / "a"), place(tmp_path / "b")
+    (source.bundle / "checkpoint").mkdir()
+    (source.bundle / "checkpoint" / "inventory.img").write_bytes(b"i")
+    for one in (source, destination):
+        (one.bundle / "shm").mkdir()
+    assert source.log is not None and destination.log is not None
+    source.log.write_text("".join(f"line {number:06}\n" for number in range(lines)))
+    stream = io.BytesIO()
+    state.pack(source, stream)
+    stream.seek(0)
+    state.unpack(stream, tmp_path / "received" / "one")
+    with destination.log.open("a") as monitor:
+        state.install(tmp_path / "received" / "one", destination)
+        monitor.write("later\n")
+    wanted = [f"line {number:06}" for number in range(lines - moved, lines)]
+    assert destination.log.read_text().splitlines() == [*wanted, "later"]
 
 
 def test_times_are_kept_to_the_nanosecond(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def put_in_place(directory: Path, root: Path) -> None:
     for path in (bundle / "shm", upper):
         path.mkdir(parents=True)
     with contextlib.suppress(Failure, OSError):
-        state.install(directory, Place("id", bundle, upper))
+        state.install(directory, Place("id", bundle, bundle, upper, None))
     for path in (bundle, upper.parent):
         assert stat.S_ISDIR(path.lstat().st_mode)
     for path in (upper, bundle / state.CHECKPOINT):
@@ -198,7 +198,7 @@ def test_an_honest_layer_arrives_as_it_was(tmp_path: Path) -> None:
     os.symlink("/etc/passwd", upper / "away")
     os.link(upper / "away", upper / "away-too", follow_symlinks=False)
     stream = io.BytesIO()
-    state.pack(Place("id", bundle, upper), stream)
+    state.pack(Place("id", bundle, bundle, upper, None), stream)
     stream.seek(0)
     state.unpack(stream, tmp_path / "coat" / "one")
     layer = tmp_path / "coat" / "one" / "layer"
@@ -228,5 +228,5 @@ def test_a_state_without_its_layer_is_not_put_in_place(tmp_path: Path) -> None:
         path.mkdir(parents=True)
     (upper / "kept").write_text("kept")
     with pytest.raises(Failure, match="not whole"):
-        state.install(tmp_path / "coat" / "one", Place("id", bundle, upper))
+        state.install(tmp_path / "coat" / "one", Place("id", bundle, bundle, upper, None))
     assert (upper / "kept").read_text() == "kept" and not (bundle / state.CHECKPOINT).exists()

@@ -1,0 +1,72 @@
+"""The files that Podman makes for a container and binds into it, /etc/hosts and its like.
+
+They are outside the container's layer, and Podman writes them anew at each restore. What its programs have written
+there is brought along, and put into the same files when Podman has done so: one may be open, and CRIU compares its
+size.
+"""
+
+import base64
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+NAMES = ("hosts", "resolv.conf", "hostname", ".containerenv")
+ARCHIVE = "bound.json"
+"""What they are kept in, beside the checkpoint and on their way."""
+
+Files = dict[str, dict[str, Any]]
+
+
+def read(directory: Path) -> Files:
+    return {name: file for name in NAMES if (file := _read(directory / name)) is not None}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        here, content = os.fstat(descriptor), base64.b64encode(file.read()).decode()
+    return {"content": content, "mode": here.st_mode, "owner": [here.st_uid, here.st_gid], "at": here.st_mtime_ns}
+
+
+def archive(bundle: Path, directory: Path) -> bytes:
+    """As they were when they were kept, else as they are: a restore that failed has changed them."""
+    if (bundle / ARCHIVE).exists():
+        return (bundle / ARCHIVE).read_bytes()
+    return json.dumps(read(directory)).encode()
+
+
+def keep(bundle: Path, directory: Path) -> None:
+    part = bundle / f".{ARCHIVE}"
+    part.write_bytes(archive(bundle, directory))
+    part.rename(bundle / ARCHIVE)
+
+
+def kept(bundle: Path) -> Files:
+    try:
+        found: Files = json.loads((bundle / ARCHIVE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def put(directory: Path, files: Files, *, new: bool = False) -> None:
+    """Into the files that are there, in place, for they are bound into the container; or as ``new`` ones."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else os.O_TRUNC)
+    for name in NAMES:
+        if name in files:
+            with suppress(FileNotFoundError):
+                _write(os.open(directory / name, flags, 0o600), files[name])
+
+
+def _write(descriptor: int, wanted: dict[str, Any]) -> None:
+    with open(descriptor, "wb") as file:
+        file.write(base64.b64decode(wanted["content"]))
+        file.flush()
+        os.fchown(descriptor, *wanted["owner"])
+        os.fchmod(descriptor, wanted["mode"] & 0o7777)
+        os.utime(descriptor, ns=(wanted["at"], wanted["at"]))
