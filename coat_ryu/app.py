@@ -131,11 +131,11 @@ class Coat(FabricApp):
         # Each write waits for the disk: 1 to 4 ms, in which the event loop would stand still. SQLite lets in one at a
         # time, and each of the pool's twenty threads would take memory of its own.
         tpool.set_num_threads(1)
-        journal = Journal(Path(CONF.coat.journal).expanduser(), tpool.execute)
+        journal = Journal(Path(CONF.coat.journal).expanduser(), tpool.execute, alone=True)
         refuse_orphans(topology, ((resident.spec, resident.node) for resident in journal.residents().values()))
         self.fabric = Fabric(topology)
         self.fabric.board.refusals = self.refusals
-        self.nodes = Nodes(topology, _remote, _openflow, self._on_ready)
+        self.nodes = Nodes(topology, _remote, _openflow, self._on_ready, journal.reign())
         self.containers = containers = Containers(topology, self.nodes, self.fabric, journal)
         limits = Limits(
             CONF.coat.hold_packets,

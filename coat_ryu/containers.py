@@ -8,10 +8,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from coat_ryu.census import ALIVE, whereabouts
 from coat_ryu.config import complete
 from coat_ryu.errors import CoatError, Conflict, NotFound
 from coat_ryu.fabric import Fabric
@@ -31,10 +33,12 @@ LOST = ("missing", "checkpointed")
 """States in which nobody leaves a container on purpose."""
 AGAIN = (1.0, 5.0, 30.0, 120.0)
 """Seconds after which it is tried again to remove what could not be made, as often as there are."""
-LAUNCH_GRACE = 15.0
-"""Seconds that a declared container waits for nodes that have not answered yet: one of them might be running it
-already.
-"""
+ASKED_AT_ONCE = 16
+"""Nodes that are asked at once whether they have a container."""
+
+
+class Unasked(CoatError):
+    """A node could not be asked, and it might have the container."""
 
 
 def endpoint_args(spec: ContainerSpec, network: Network, mtu: int) -> dict[str, Any]:
@@ -69,6 +73,8 @@ class Containers:
         self._failed: dict[str, str] = {}
         self.tell: Tell = silent
         self._attended: set[str] = set()
+        self._waiting: set[str] = set()  # containers that wait for nodes to be asked
+        self._again: set[str] = set()
         self._claims: dict[str, str] = {}
         self._lock = threading.Lock()
         self.sweeper = Sweeper(nodes, self, journal)
@@ -157,6 +163,7 @@ class Containers:
             spec = self._complete(spec)
             site = self._nodes.ready(spec.node)
             refuse(limit_refusals(site.node.name, site.facts, spec.limits))
+            self._refuse_known(spec.name)
             try:
                 self.move(spec, spec.node)
                 self._run(spec, site)
@@ -194,6 +201,13 @@ class Containers:
                     self._forget(spec, site)
                 self.problems.pop(spec.name, None)
                 return
+
+    def _refuse_known(self, name: str) -> None:
+        """Raises Conflict when a node has one already, which the journal does not know."""
+        for node, info in self._seek(name)[0].items():
+            if info["state"] in (*ALIVE, "checkpointed"):
+                message = f"name: {node} has a container {name}, {info['state']}, that the journal does not know"
+                raise Conflict(message, cause="name_in_use")
 
     def remove(self, name: str) -> None:
         resident = self.resident(name)
@@ -234,77 +248,148 @@ class Containers:
     def on_ready(self, site: Site) -> None:
         """A node has come into shape: what should live there is looked after, what should not is removed."""
         self.sweeper.later(site)
-        for name, resident in list(self._residents.items()):
-            if resident.node == site.node.name:
-                self._attend(name, self._revive, resident, site, unless=partial(self._is_there, name, site))
+        for name, resident in self.homes().items():
+            if resident.node == site.node.name or name in self._waiting:
+                self._attend(name, self._revive, resident, unless=partial(self._is_alive, resident))
         for spec in self.topology.containers:
-            if spec.node == site.node.name and spec.name not in self._residents:
-                self._attend(spec.name, self._launch, spec, site)
+            if spec.name not in self._residents and self._nodes.sites[spec.node].ready:
+                self._attend(spec.name, self._launch, spec, self._nodes.sites[spec.node])
+        threading.Thread(target=self._recognise, args=(site,), daemon=True).start()
+
+    def start(self, name: str) -> dict[str, Any]:
+        """Somebody has said that the container is to run, though not every node can be asked whether it has it."""
+        declared = {spec.name: spec for spec in self.topology.containers}
+        with self.claim(name, "being_created"):
+            if name not in self._residents and name in declared:
+                self._launch(declared[name], self._nodes.ready(declared[name].node), asked=True)
+            else:
+                self._revive(self.resident(name), asked=True)
+            self.problems.pop(name, None)
+            self._waiting.discard(name)
+            self._attended.add(name)
+        return self.describe(name)
 
     def _attend(self, name: str, work: Any, *args: Any, unless: Callable[[], bool] = lambda: False) -> None:
         """``unless`` is looked at before anybody else is kept away from the container, which would be refused."""
 
         def run() -> None:
-            if not unless():
-                self._do(name, work, *args)
-            self._attended.add(name)
+            if unless() or self._do(name, work, *args):
+                self._attended.add(name)
 
         threading.Thread(target=run, daemon=True).start()
 
-    def _do(self, name: str, work: Any, *args: Any) -> None:
-        with suppress(Conflict):  # then whoever works on it looks after it
-            self.take(name, "being_created")
+    def _do(self, name: str, work: Any, *args: Any) -> bool:
+        """False when nodes have to be waited for, or somebody does the same already: then it is done once more."""
+        settled = True
+        self._again.add(name)
+        while name in self._again:
+            try:
+                self.take(name, "being_created")
+            except Conflict as conflict:  # whoever works on it looks after it
+                return conflict.cause != "already_being_created"
+            self._again.discard(name)
             try:
                 work(*args)
                 self.problems.pop(name, None)
+                self._waiting.discard(name)
+                settled = True
             except CoatError as error:
                 self.problems[name] = str(error)
+                settled = not isinstance(error, Unasked)
+                (self._waiting.discard if settled else self._waiting.add)(name)
                 LOG.warning("container %s: %s", name, error)
             finally:
                 self.give_back(name)
+        return settled
 
-    def _is_there(self, name: str, site: Site) -> bool:
+    def _is_alive(self, resident: Resident) -> bool:
+        name, site = resident.spec.name, self._nodes.sites[resident.node]
         try:
-            there = site.call("container_inspect", {"name": name}).result is not None
+            there = site.call("container_inspect", {"name": name}).result
         except CoatError:
             return False  # why, is found out again, and told
-        if there:
-            self.problems.pop(name, None)
-        return there
+        if there is None or there["state"] not in ALIVE:
+            return False
+        self.problems.pop(name, None)
+        self._waiting.discard(name)
+        return True
 
-    def _revive(self, resident: Resident, site: Site) -> None:
-        """A declared container that is gone (its node was reinstalled, say) is made again; one that ended is left
-        alone.
+    def _recognise(self, site: Site) -> None:
+        """What runs here and is thought to live elsewhere may have moved since the journal was copied."""
+        with suppress(CoatError):  # it is asked again when it is back
+            here = {info["name"] for info in site.call("container_list").result if info["state"] in ALIVE}
+            for name, resident in self.homes().items():
+                if name in here and resident.node != site.node.name:
+                    self._attend(name, self._revive, resident, unless=partial(self._is_alive, resident))
+
+    def _revive(self, resident: Resident, asked: bool = False) -> None:
+        """A container that is not where it should be is looked for everywhere; a declared one that is nowhere (its
+        node was reinstalled, say) is made again. One that ended is left alone.
         """
-        declared = {spec.name for spec in self.topology.containers}
-        if self._residents.get(resident.spec.name) != resident:
+        name = resident.spec.name
+        if self._residents.get(name) != resident:
             return  # it has been moved since the node came into shape
-        if (
-            site.call("container_inspect", {"name": resident.spec.name}).result is None
-            and resident.spec.name in declared
-        ):
-            LOG.info("container %s is gone from %s and is made again", resident.spec.name, site.node.name)
-            self._run(resident.spec, site)
-
-    def _launch(self, declared: ContainerSpec, site: Site) -> None:
-        spec = self._complete(declared)
-        elsewhere = self._look_everywhere(spec.name)
-        if elsewhere is not None:  # the journal is younger than the container
-            self.move(spec, elsewhere)
-            self._fabric.bind(self.binding(spec, elsewhere))
+        found, unasked = self._seek(name)
+        self._insist(name, unasked if resident.node in unasked else [], asked)
+        forsaken = [node for node in found if self.sweeper.is_forsaken(name, node)]
+        states = {node: info["state"] for node, info in found.items()}
+        where = whereabouts(name, states, resident.node, forsaken)
+        if where is not None:
+            if where != resident.node:
+                self._adopt(resident.spec, found[where], where)
             return
+        if asked or any(spec.name == name for spec in self.topology.containers):
+            self._insist(name, unasked, asked)
+            LOG.info("container %s is gone from %s and is made again", name, resident.node)
+            self._run(resident.spec, self._nodes.ready(resident.node))
+
+    def _launch(self, declared: ContainerSpec, site: Site, asked: bool = False) -> None:
+        spec = self._complete(declared)
+        found, unasked = self._seek(spec.name)
+        where = whereabouts(spec.name, {node: info["state"] for node, info in found.items()})
+        if where is not None:  # the journal is younger than the container
+            self._adopt(spec, found[where], where)
+            return
+        self._insist(spec.name, unasked, asked)
         self.move(spec, site.node.name)
         self._run(spec, site)
 
-    def _look_everywhere(self, name: str) -> str | None:
-        """The node that has the container already. Nodes that do not answer in time are taken to have none."""
-        deadline = time.monotonic() + LAUNCH_GRACE
-        while time.monotonic() < deadline and not all(site.ready for site in self._nodes.sites.values()):
-            time.sleep(0.1)
-        for site in self._nodes.sites.values():
-            if site.ready and site.call("container_inspect", {"name": name}).result is not None:
-                return site.node.name
-        return None
+    def _adopt(self, thought: ContainerSpec, info: dict[str, Any], node: str) -> None:
+        """It lives on a node, as that says; its label has what it was made of, and that may have changed since."""
+        spec = thought
+        with suppress(ValueError, TypeError):  # somebody's own label
+            said = ContainerSpec.model_validate(info.get("spec"))
+            spec = said if said.network in {one.name for one in self.topology.networks} else thought
+        before = self._residents.get(spec.name)
+        LOG.warning("container %s is on %s already", spec.name, node)
+        self.move(spec, node)
+        self._fabric.bind(self.binding(spec, node))
+        for name in {node, before.node} if before else {node}:
+            self.sweeper.later(self._nodes.sites[name])
+
+    def _seek(self, name: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """What each node says of the container, of those that have one; and the nodes that could not be asked."""
+        sites = list(self._nodes.sites.values())
+
+        def ask(site: Site) -> tuple[Site, Any]:
+            with suppress(CoatError):
+                if site.ready:
+                    return site, (site.call("container_inspect", {"name": name}).result,)
+            return site, None
+
+        with ThreadPoolExecutor(min(ASKED_AT_ONCE, len(sites) or 1)) as pool:
+            answers = list(pool.map(ask, sites))
+        found = {site.node.name: answer[0] for site, answer in answers if answer is not None and answer[0] is not None}
+        return found, [site.node.name for site, answer in answers if answer is None]
+
+    @staticmethod
+    def _insist(name: str, unasked: list[str], asked: bool) -> None:
+        """Raises Unasked: a second copy of a container with the same addresses is worse than none."""
+        if unasked and not asked:
+            raise Unasked(
+                f"it is not started, for {', '.join(unasked)} cannot be asked and may have it; it will be when "
+                f"all have answered, or now with `coat start {name}`"
+            )
 
     # ---- what is
 

@@ -79,6 +79,12 @@ class Control:
     def containers(self) -> list[dict[str, Any]]:
         return self._containers.list()
 
+    def start_container(self, name: str) -> dict[str, Any]:
+        return self._containers.start(name)
+
+    def take_over(self, name: str) -> dict[str, Any]:
+        return {"node": name, "before": self._nodes.take_over(name)}
+
     def cleanup(self, request: CleanupRequest) -> dict[str, Any]:
         return self._containers.sweeper.cleanup(request.remove)
 

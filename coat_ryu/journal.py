@@ -5,9 +5,12 @@ needs besides it); and counters, whose numbers are on the disk before anybody us
 ``synchronous=FULL``: a row that was written survives a power cut (https://www.sqlite.org/wal.html).
 """
 
+import fcntl
 import json
 import os
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ CREATE TABLE IF NOT EXISTS migrations (
     id TEXT UNIQUE NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL, context TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS migrations_by_key ON migrations (json_extract(context, '$.key'));
+CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY CHECK (id = 0), journal TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS pulse (id INTEGER PRIMARY KEY, at TEXT);
 CREATE INDEX IF NOT EXISTS migrations_by_state ON migrations (state);
@@ -35,8 +39,9 @@ CREATE INDEX IF NOT EXISTS migrations_by_end ON migrations (json_extract(record,
 in which the event loop stands still."""
 
 
-EPOCH = "epoch"
-"""The counter of the epochs that fences carry (``node.fence``)."""
+EPOCH, STARTS = "epoch", "starts"
+"""Counters: of the epochs that fences carry (``node.fence``), and of the controllers that were started."""
+LOCK_PATIENCE = 2.0
 
 _TIMES = """
 SELECT max(at) FROM (
@@ -66,18 +71,39 @@ class Resident:
     node: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """One controller from its start to its end, as nodes know it (``node.master``): its journal, how often one was
+    started with that, and something of this start alone.
+    """
+
+    journal: str
+    start: int
+    run: str
+
+    @property
+    def mark(self) -> str:
+        return f"{self.journal}.{self.start}.{self.run}"
+
+
 class Journal:
     """The file. Every method raises JournalError when it cannot be read or written.
 
-    ``beside`` makes a call where its waiting for the disk holds up nobody but the caller.
+    ``beside`` makes a call where its waiting for the disk holds up nobody but the caller. ``alone``: a controller's,
+    which no second one may have.
     """
 
-    def __init__(self, path: Path, beside: Callable[..., Any] = lambda call, *args: call(*args)) -> None:
+    def __init__(
+        self, path: Path, beside: Callable[..., Any] = lambda call, *args: call(*args), *, alone: bool = False
+    ) -> None:
         self.path = path
         self._beside = beside
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            # Never closed before the database is: that would give up SQLite's own locks (fcntl(2)).
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            if alone:
+                self._lock()
             # whoever works beside does it in another thread
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -88,9 +114,37 @@ class Journal:
                     f"{path} has journal version {version}; this coat_ryu writes version {SCHEMA_VERSION}"
                 )
             self._db.executescript(_SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};")
+            self._db.execute("INSERT OR IGNORE INTO identity VALUES (0, ?)", (secrets.token_hex(16),))
             self._begin_counting()
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"the journal {path} cannot be opened: {error}") from error
+
+    def _lock(self) -> None:
+        """For as long as this process lives. One that is ending just now is waited for."""
+        give_up = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise JournalError(
+                        f"the journal {self.path} is that of a controller that runs: one journal is for one controller"
+                    ) from None
+                time.sleep(LOCK_PATIENCE / 20)
+
+    def reign(self) -> Reign:
+        """Who the controller is that starts now, for the nodes."""
+        return Reign(self.identity, self.count(STARTS), secrets.token_hex(16))
+
+    @property
+    def identity(self) -> str:
+        """Random, and this journal's and its copies' alone."""
+        return str(self._do("SELECT journal FROM identity")[0][0])
+
+    def succeed(self, identity: str, start: int) -> None:
+        """This journal is made anew of one that was lost, with which controllers were started that often."""
+        self._do("UPDATE identity SET journal = ?", identity)
+        self.count(STARTS, start)
 
     def _begin_counting(self) -> None:
         """A journal that does not count yet is from when epochs were the milliseconds of its controller's clock: above
@@ -228,6 +282,7 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+        os.close(self._file)
 
     def _do(self, statement: str, *values: str | int | None) -> list[Any]:
         try:

@@ -6,17 +6,19 @@ A node that cannot be reached is reported and tried again; the others do not wai
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from coat_ryu.errors import CoatError, Conflict, NotFound
+from coat_ryu.errors import CoatError, Conflict, NodeError, NotFound
 from coat_ryu.feed import Tell, silent
+from coat_ryu.journal import Reign
 from coat_ryu.model import Node, Topology, container_port, namespace_name, tunnel_port
 from coat_ryu.overlay import Overlay
 
 LOG = logging.getLogger(__name__)
 
 BRIDGE = "coat"
+OTHER_CONTROLLER = "other_controller"
 PREPARE_TIMEOUT = 60.0
 RETRY_FIRST, RETRY_LAST = 1.0, 30.0
 
@@ -63,12 +65,17 @@ class Site:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def call(self, verb: str, args: dict[str, Any] | None = None, timeout: float = 30.0) -> Any:
-        return self.remote.call(verb, args, timeout)
+        try:
+            return self.remote.call(verb, args, timeout)
+        except NodeError as error:
+            if error.cause == OTHER_CONTROLLER:  # it was taken over, and is not ours to work with
+                self.ready, self.error = False, str(error)
+            raise
 
 
 class Nodes:
     """All sites. ``make_remote(node, on_up, on_down)`` opens the channel; ``on_ready(site)`` is called when one is in
-    shape.
+    shape; ``reign`` is whom nodes are told to obey.
     """
 
     def __init__(
@@ -77,7 +84,9 @@ class Nodes:
         make_remote: Callable[[Node, Callable[[], None], Callable[[], None]], Remote],
         openflow: Callable[[str], str],
         on_ready: Callable[[Site], None],
+        reign: Reign | None = None,
     ) -> None:
+        self._reign = reign
         self._topology = topology
         self._overlay = Overlay.of(topology)
         self._make_remote = make_remote
@@ -146,6 +155,27 @@ class Nodes:
             raise Conflict(f"{field_name}: node {name} is not connected: {why}", cause="node_not_connected")
         return site
 
+    def take_over(self, name: str) -> str | None:
+        """The node obeys this controller from now on, whomever it obeyed before; that is returned. Raises NotFound,
+        Conflict, NodeError.
+        """
+        site = self.site(name)
+        if not site.remote.connected:
+            why = site.remote.status().get("error")
+            raise Conflict(f"name: node {name} is not connected: {why}", cause="node_not_connected")
+        before = self._command(site, take_over=True)
+        LOG.warning("node %s was taken over; it obeyed %s before", name, before or "nobody")
+        if not site.ready:
+            self._up(site)
+        return before
+
+    def _command(self, site: Site, take_over: bool = False) -> str | None:
+        if self._reign is None:
+            return None
+        args = {"bridge": BRIDGE, **asdict(self._reign), "take_over": take_over}
+        before: str | None = site.call("obey", args, PREPARE_TIMEOUT).result["before"]
+        return before
+
     def _up(self, site: Site) -> None:
         threading.Thread(target=self._prepare, args=(site, self._on_ready), daemon=True).start()
 
@@ -170,16 +200,20 @@ class Nodes:
                     "node %s could not be brought into shape, again in %.0f s: %s", site.node.name, delay, error
                 )
             self._closing.wait(delay)
+            if site.ready:  # it was taken over meanwhile, and brought into shape then
+                return
             delay = min(delay * 2, RETRY_LAST)
 
     def _shape(self, site: Site) -> None:
         node = site.node
         site.facts = site.call("hello").result
+        self._command(site)
         bridge = {
             "bridge": BRIDGE,
             "dpid": node.switch,
             "controllers": [self._openflow(site.facts["controller"])],
             "datapath": node.datapath,
+            "master": self._reign.mark if self._reign else None,
         }
         site.facts["datapath"] = site.call("bridge_ensure", bridge, PREPARE_TIMEOUT).result["datapath"]
         tunnels = {tunnel_port(peer): str(self._topology.node(peer).address) for peer in self._overlay.peers(node.name)}

@@ -98,6 +98,11 @@ class Stray(_Shown):
     removed: bool
 
 
+class TakenOver(_Shown):
+    node: str
+    before: str | None = Field(description="whom it obeyed before, null if nobody")
+
+
 class Cleanup(_Shown):
     found: list[Stray]
     unreachable: dict[str, str]

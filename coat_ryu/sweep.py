@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
+from coat_ryu.census import ALIVE, HAS_RUN
 from coat_ryu.errors import CoatError, Conflict
 from coat_ryu.journal import Journal, Resident
 from coat_ryu.model import hold_port
@@ -25,10 +26,6 @@ LIST_TIMEOUT, REMOVE_TIMEOUT = 30.0, 120.0
 AGAIN = (1.0, 5.0, 30.0, 120.0)
 """Seconds after which a node that did not remove everything is swept again, as often as there are."""
 IMAGE_SUFFIX = "-image"
-
-ALIVE = ("running", "paused")
-HAS_RUN = (*ALIVE, "checkpointed", "stopped")
-"""States of a container that is more than made ready."""
 
 Scope = Literal["none", "known", "all"]
 """What a sweep removes. ``known``: no container that this controller has never heard of, for its journal may be young.
@@ -100,10 +97,10 @@ class Sweeper:
         # the memory of a container that runs already may still be on its way
         transfers |= {migration.id for migration, _ in self._journal.newest("failed") if migration.past_pivot}
         strange = {name for name in found["containers"] if homes.get(name) != site.node.name}
-        forsaken = {name for name in strange if self._is_forsaken(name, site.node.name)}
+        forsaken = {name for name in strange if self.is_forsaken(name, site.node.name)}
         return list(strays(site.node.name, found, homes, self._guard.claimed(), transfers, forsaken))
 
-    def _is_forsaken(self, container: str, node: str) -> bool:
+    def is_forsaken(self, container: str, node: str) -> bool:
         """Whether the last that a container was moved was to this node, and was undone while the node was away; or had
         failed between this node and another when the container was removed.
         """
@@ -130,7 +127,7 @@ class Sweeper:
 
     def _may_go(self, stray: Stray, remove: Scope) -> bool:
         foreign = stray.kind in ("container", "endpoint") and stray.name not in self._guard.homes()
-        foreign = foreign and not self._is_forsaken(stray.name, stray.node)
+        foreign = foreign and not self.is_forsaken(stray.name, stray.node)
         return stray.keep is None and (remove == "all" or (remove == "known" and not foreign))
 
     def cleanup(self, remove: bool) -> dict[str, Any]:

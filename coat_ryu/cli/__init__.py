@@ -9,8 +9,9 @@ import click
 
 from coat_ryu.cli.client import Client, Exit, Failed
 from coat_ryu.cli.doctor import doctor
+from coat_ryu.cli.journal import journal
 from coat_ryu.cli.moving import abort, migrate, migrations, plan
-from coat_ryu.cli.overlay import cleanup, containers, events, nodes, remove, run
+from coat_ryu.cli.overlay import cleanup, containers, events, nodes, remove, run, start, takeover
 from coat_ryu.cli.papers import check, token
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -19,6 +20,7 @@ COMMANDS = (
     nodes,
     containers,
     run,
+    start,
     remove,
     plan,
     migrate,
@@ -26,6 +28,8 @@ COMMANDS = (
     abort,
     events,
     cleanup,
+    takeover,
+    journal,
     doctor,
     token,
 )

@@ -80,6 +80,32 @@ def run(
 @CONTAINER
 @JSON
 @click.pass_obj
+def start(client: Client, name: str, as_json: bool) -> None:
+    """Starts a declared container NAME that waits for nodes to be asked whether they have it: they have not."""
+    started = client.call("POST", f"/v1.0/containers/{quote(name, safe='')}/start")
+    if as_json:
+        as_json_text(started)
+    else:
+        click.echo(f"{name} is {started['state']} on {started['node']}")
+
+
+@click.command()
+@HOST
+@JSON
+@click.pass_obj
+def takeover(client: Client, host: str, as_json: bool) -> None:
+    """Takes HOST over from another controller, which is refused there from now on."""
+    taken = client.call("POST", f"/v1.0/nodes/{quote(host, safe='')}/take-over")
+    if as_json:
+        as_json_text(taken)
+    else:
+        click.echo(f"{host} obeys this controller; before, {taken['before'] or 'nobody'}")
+
+
+@click.command()
+@CONTAINER
+@JSON
+@click.pass_obj
 def remove(client: Client, name: str, as_json: bool) -> None:
     """Removes container NAME, with its namespace, port and binding."""
     client.call("DELETE", f"/v1.0/containers/{quote(name, safe='')}")

@@ -8,8 +8,9 @@ class Failure(Exception):
     """A verb could not do what it was asked.
 
     ``cause`` is one of ``bad_args``, ``unknown_verb``, ``not_found``, ``conflict``, ``command_failed``, ``timeout``,
-    ``transfer_failed``, ``memory_lost`` and ``internal``, or what CRIU said (``criulog``); ``command`` the argv that
-    failed, if there was one.
+    ``transfer_failed``, ``memory_lost``, ``fenced``,
+    ``other_controller`` and ``internal``, or what CRIU said (``criulog``); ``command`` the argv that failed, if there
+    was one.
     """
 
     def __init__(self, cause: str, message: str, *, command: str = "", stderr: str = "") -> None:

@@ -25,6 +25,7 @@ from coat_ryu.node import (  # noqa: F401
     gate,
     hold,
     lazy,
+    master,
     podman,
     residue,
     steady,
@@ -78,6 +79,7 @@ def _serve_one(line: bytes, answers: Answers) -> None:
         if not isinstance(request, dict):
             raise Failure("bad_args", "a request is a JSON object")
         answer["id"] = request.get("id")
+        master.OURS.check(request.get("verb", ""))
         with deadline(_seconds(request.get("timeout"))):
             answer |= {"ok": True, "result": call(request.get("verb", ""), request.get("args", {}))}
     except Failure as failure:

@@ -34,6 +34,10 @@ Capability = Annotated[str, Rule(r"ALL|CAP_[A-Z_]{2,30}", "ALL or a capability s
 Text = Annotated[str, Rule(r"[^\0]*", "a text without a null character")]
 Target = Annotated[str, Rule(r"(tcp|ssl|unix):[^\s,]+", "a controller such as tcp:10.0.0.1:6653")]
 
+Mark = Annotated[
+    str, Rule(r"[0-9a-f]{32}\.[0-9]{1,18}\.[0-9a-f]{32}", "a journal, a start and a run with dots between")
+]
+
 Verb = Callable[..., Any]
 VERBS: dict[str, Verb] = {}
 

@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from coat_ryu.node import netns
 from coat_ryu.node.process import run
-from coat_ryu.node.verbs import Dpid, Ifname, Target, address, verb
+from coat_ryu.node.verbs import Dpid, Ifname, Mark, Target, address, verb
 
 TIMEOUT = 20
 """Seconds for one transaction, the switch's own work included: ovs-vsctl returns when ovs-vswitchd has done it."""
+
+MASTER = "coat-master"
+"""Key of the bridge's ``external_ids``: whom this node obeys (``master``)."""
 
 KINDS = ("tunnel", "container", "hold")
 """Values of ``external_ids:coat``, our mark on interfaces."""
@@ -53,12 +56,19 @@ def _plain(value: Any) -> Any:
 
 @verb
 def bridge_ensure(
-    *, bridge: Ifname, dpid: Dpid, controllers: list[Target], datapath: Literal["system", "netdev"] | None = None
+    *,
+    bridge: Ifname,
+    dpid: Dpid,
+    controllers: list[Target],
+    datapath: Literal["system", "netdev"] | None = None,
+    master: Mark | None = None,
 ) -> dict[str, Any]:
-    """The bridge is there and speaks OpenFlow 1.3 to its controllers and to nobody else."""
+    """The bridge is there and speaks OpenFlow 1.3 to its controllers and to nobody else. It remembers ``master``."""
     datapath = datapath or _best_datapath()
     settings = [f"datapath_type={datapath}", "fail_mode=secure", "protocols=OpenFlow13"]
     settings += [f"other_config:datapath-id={dpid}", "other_config:disable-in-band=true"]
+    if master is not None:
+        settings.append(f'external_ids:{MASTER}="{master}"')
     vsctl("--may-exist", "add-br", bridge, "--", "set", "bridge", bridge, *settings)
     if sorted(vsctl("get-controller", bridge).split()) != sorted(controllers):
         vsctl("set-controller", bridge, *controllers)
@@ -66,6 +76,11 @@ def bridge_ensure(
     if orphans:  # a hold's TAP ends with the hook that had it, its row does not
         delete_ports(bridge, orphans)
     return {"datapath": datapath}
+
+
+def master_of(bridge: str) -> str:
+    """What a bridge remembers of whom this node obeys; empty if nothing."""
+    return vsctl("--if-exists", "get", "bridge", bridge, f"external_ids:{MASTER}").strip()
 
 
 def _best_datapath() -> Literal["system", "netdev"]:

@@ -82,6 +82,8 @@ def test_roles(who: str, needed: Role | None, refusal: type[Exception] | None) -
         ("DELETE", "/v1.0/containers/web", "boss"),
         ("PUT", "/v1.0/topology", "boss"),
         ("POST", "/v1.0/cleanup", "boss"),
+        ("POST", "/v1.0/containers/web/start", "boss"),
+        ("POST", "/v1.0/nodes/a/take-over", "boss"),
     ],
 )
 def test_every_call_wants_its_role_and_changes_nothing_without(method: str, path: str, enough: str) -> None:

@@ -3,11 +3,15 @@
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from coat_ryu.cli import main
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.model import ContainerSpec
 from coat_ryu.recovery import owed
@@ -146,3 +150,54 @@ def test_a_name_that_is_a_word_of_ours_leaves_nothing_behind(tmp_path: Path) -> 
     step = StepRecord(name="finish", node="controller", started_at="2026-01-01T00:00:00Z", detail={"left_behind": {}})
     journal.put_migration(a_migration("m2", "succeeded").model_copy(update={"steps": [step]}), {})
     assert list(owed(journal)) == [("a", "web"), ("b", "web")]
+
+
+def test_a_second_controller_of_one_journal_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coat_ryu.journal.LOCK_PATIENCE", 0.1)
+    path = tmp_path / "j.db"
+    (tmp_path / "link.db").symlink_to(path)
+    first = Journal(path, alone=True)
+    code = "import sys; from pathlib import Path; from coat_ryu import journal; journal.LOCK_PATIENCE = 0.1\n"
+    code += "try: journal.Journal(Path(sys.argv[1]), alone=True)\n"
+    code += "except journal.JournalError as error: sys.exit(f'{error}')"
+    for name in ("j.db", "link.db"):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        told = f"the journal {tmp_path / name} is that of a controller that runs: one journal is for one controller"
+        assert done.stderr.strip() == told
+    first.put_resident(SPEC, "a")  # the lock of SQLite's own is as it was
+    first.close()
+    second = Journal(path, alone=True)
+    assert second.residents()["web"].node == "a"
+
+
+def test_a_journal_has_an_identity_and_counts_its_starts(tmp_path: Path) -> None:
+    first, again = Journal(tmp_path / "j.db").reign(), Journal(tmp_path / "j.db").reign()
+    assert (first.journal, first.start + 1) == (again.journal, again.start) and first.run != again.run
+    assert Journal(tmp_path / "other.db").reign().journal != first.journal
+
+
+def test_what_takes_a_lost_journal_s_place_is_obeyed_after_it(tmp_path: Path) -> None:
+    lost, found = Journal(tmp_path / "j.db"), Journal(tmp_path / "new.db")
+    last = [lost.reign() for _ in range(5)][-1]
+    found.succeed(last.journal, last.start)
+    assert (found.reign().journal, found.reign().start > last.start) == (last.journal, True)
+
+
+def test_a_backup_is_a_whole_journal_of_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db", alone=True)
+    journal.put_resident(SPEC, "b")
+    journal.put_migration(a_migration("m1"), {})
+    command = ["journal", "backup", str(tmp_path / "copy.db"), "--journal", str(tmp_path / "j.db")]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    journal.put_migration(a_migration("m2"), {})  # the controller goes on
+    copy = Journal(tmp_path / "copy.db", alone=True)
+    assert copy.residents() == journal.residents() and [one.id for one in copy.migrations()] == ["m1"]
+    assert copy.identity == journal.identity and stat.S_IMODE(os.stat(tmp_path / "copy.db").st_mode) == 0o600
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 1 and "is there already" in again.output
+    missing = CliRunner().invoke(main, ["journal", "backup", str(tmp_path / "x.db"), "--journal", "/none"])
+    assert missing.exit_code == 1 and "there is no journal /none" in missing.output
+    assert sorted(path.name for path in tmp_path.glob("*copy*")) == ["copy.db", "copy.db-shm", "copy.db-wal"]

@@ -94,6 +94,14 @@ class FakeServices:
     def containers(self) -> list[dict[str, Any]]:
         return [{**WEB, "name": name, "node": node} for name, node in (("x", "a"), ("y", "b"), ("z", "a"))]
 
+    def start_container(self, name: str) -> dict[str, Any]:
+        self.asked.append(name)
+        return {**WEB, "name": name}
+
+    def take_over(self, name: str) -> dict[str, Any]:
+        self.asked.append(name)
+        return {"node": name, "before": None}
+
     def cleanup(self, request: CleanupRequest) -> dict[str, Any]:
         self.asked.append(request)
         return {"found": [], "unreachable": {}}
