@@ -117,12 +117,14 @@ class Remote:
         return self._connected
 
     def status(self) -> dict[str, Any]:
-        """``since`` is when it last changed (seconds since the epoch), ``error`` why it is down."""
+        """``since`` is when it last changed (seconds since the epoch), ``error`` why it is down; ``clock_offset_s`` what
+        must be added to the hook's clock to have the time of day here.
+        """
         return {
             "connected": self._connected,
             "since": self._since,
             "error": self._error,
-            "clock_offset_s": self.clock_offset if self._connected else None,
+            "clock_offset_s": self.clock_offset + time.time() - time.monotonic() if self._connected else None,
             "round_trip_s": self._clock.delay if self._connected else None,
         }
 
