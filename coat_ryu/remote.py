@@ -117,8 +117,8 @@ class Remote:
         return self._connected
 
     def status(self) -> dict[str, Any]:
-        """``since`` is when it last changed (seconds since the epoch), ``error`` why it is down; ``clock_offset_s`` what
-        must be added to the hook's clock to have the time of day here.
+        """``since`` is when it last changed (seconds since the epoch), ``error`` why it is down; ``clock_offset_s`` is
+        to be added to the hook's clock to have the time of day here.
         """
         return {
             "connected": self._connected,
