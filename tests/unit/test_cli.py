@@ -181,6 +181,19 @@ def test_a_container_is_run_and_removed(served: tuple[str, World]) -> None:
     assert world.running("shop") == []
 
 
+def test_a_container_is_run_with_limits(served: tuple[str, World]) -> None:
+    url, world = served
+    words = (
+        "--cap-drop net_raw --cap-drop ALL --security-opt no-new-privileges --mem-limit 64m --cpus 0.5 --pids-limit 9"
+    )
+    assert coat(url, "run", *words.split(), "shop", "b", "img").exit_code == 0
+    spec = world.nodes["b"].containers["shop"]["spec"]
+    assert (spec["cap_drop"], spec["security_opt"]) == (["CAP_NET_RAW", "ALL"], ["no-new-privileges"])
+    assert (spec["mem_limit"], spec["cpus"], spec["pids_limit"]) == (64 << 20, 0.5, 9)
+    refused = coat(url, "run", "--mem-limit", "much", "other", "b", "img")
+    assert refused.exit_code == Exit.REFUSED and "mem_limit" in refused.stderr
+
+
 def test_residue_is_shown_and_removed(served: tuple[str, World]) -> None:
     url, world = served
     world.nodes["b"].taps.add("h-old")
