@@ -227,7 +227,9 @@ def _separate(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) ->
 
 
 def _fits(images: object, size: int) -> bool:
-    if not isinstance(images, dict) or not all(isinstance(each, int) and each >= 0 for each in images.values()):
+    if not isinstance(images, dict) or not all(
+        isinstance(each, int) and 0 <= each <= SMALL for each in images.values()
+    ):
         return False
     return sum(images.values()) == size and all(name not in ("", ".", "..") and "/" not in name for name in images)
 

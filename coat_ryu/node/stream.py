@@ -156,7 +156,12 @@ class Receiver:
         return False
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes, fewer only at the end. Raises Failure when it was cut off or does not match its digest."""
+        """``size`` bytes, fewer only at the end. Raises Failure when it was cut off or does not match its digest.
+
+        Also for a size that no reader of ours asks for: an archive's header may claim to be of any length.
+        """
+        if size > CHUNK_MAX:
+            raise Failure("transfer_failed", f"the stream is garbled: a piece of {size} bytes")
         parts = bytearray()
         while len(parts) < size and self._has_more():
             wanted = size - len(parts)

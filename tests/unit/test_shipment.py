@@ -125,3 +125,20 @@ def test_what_the_node_says_after_the_delivery_is_told() -> None:
     answers = iter(["want", "what came has another sha256"])
     with pytest.raises(ValueError, match="another sha256"):
         shipment.deliver(lambda data: None, lambda: next(answers))
+
+
+def test_a_hook_allows_itself_all_descriptors(tmp_path: Path) -> None:
+    """sshd gives its children few, and strangers at a port may use them up."""
+    few = "import os, resource, sys; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+    few += "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)); os.execv(sys.executable, sys.argv[1:])"
+    (tmp_path / "hook.pyz").write_bytes(shipment.archive().content)
+    argv = [sys.executable, "-c", few, sys.executable, "-I", str(tmp_path / "hook.pyz")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hook:
+        assert hook.stdin is not None and hook.stdout is not None
+        hook.stdin.write(b'{"id": 1, "verb": "clock", "args": {}}\n')
+        hook.stdin.flush()
+        assert json.loads(hook.stdout.readline())["ok"] is True
+        limits = Path(f"/proc/{hook.pid}/limits").read_text()
+        soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
+        assert soft == hard != "64"
+        hook.stdin.close()

@@ -109,7 +109,8 @@ def test_images_go_together_unless_they_are_large(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "index", [{"../victim": 4}, {"a/b": 4}, {"..": 4}, {"": 4}, {"a": 5}, {"a": -1, "b": 5}, {"a": "4"}, ["a"], 4]
+    "index",
+    [{"../victim": 4}, {"a/b": 4}, {"..": 4}, {"": 4}, {"a": 5}, {"a": -1, "b": 5}, {".": 4}, {"a": "4"}, ["a"], 4],
 )
 def test_images_that_do_not_fit_are_refused(tmp_path: Path, index: object) -> None:
     stream = io.BytesIO()
@@ -121,6 +122,17 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path, index: object) -> No
     with pytest.raises(Failure, match="does not fit"):
         state.unpack(stream, tmp_path / "in" / "one")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_images_that_are_too_large_to_go_together_are_refused(tmp_path: Path) -> None:
+    size, stream = state.SMALL + 1, io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(state.IMAGES)
+        member.size, member.pax_headers = size, {state.TOGETHER: json.dumps({"a": size})}
+        tar.addfile(member, io.BytesIO(bytes(size)))
+    stream.seek(0)
+    with pytest.raises(Failure, match="does not fit"):
+        state.unpack(stream, tmp_path / "in" / "one")
 
 
 def test_images_cannot_leave_their_directory(tmp_path: Path) -> None:

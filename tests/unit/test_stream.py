@@ -2,6 +2,7 @@
 
 import random
 import socket
+import tarfile
 import threading
 import zlib
 from collections.abc import Iterator
@@ -111,3 +112,15 @@ def test_a_chunk_that_is_no_whole_one_is_refused(ends: tuple[socket.socket, sock
     left.sendall(LENGTH.pack(DEFLATED | len(chunk)) + chunk)
     with pytest.raises(Failure, match="garbled"):
         Receiver(right).read(10)  # type: ignore[arg-type]
+
+
+def test_a_header_that_claims_gigabytes_is_not_collected(ends: tuple[socket.socket, socket.socket]) -> None:
+    """A pax header is read whole: its length is the sender's word."""
+    left, right = ends
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 8 << 30
+    block = header.tobuf(tarfile.GNU_FORMAT)
+    left.sendall(LENGTH.pack(len(block)) + block)
+    receiver = Receiver(right)  # type: ignore[arg-type]
+    with pytest.raises(Failure, match="garbled"), tarfile.TarFile(fileobj=receiver) as tar:  # type: ignore[arg-type]
+        tar.next()
