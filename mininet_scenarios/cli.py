@@ -17,6 +17,9 @@ from coat_ryu.errors import CoatError
 from mininet_scenarios import rootfs
 from mininet_scenarios.lab import DEFAULT_NAME, DEFAULT_TOPOLOGY, Lab, LabError
 
+PODMAN_TIMEOUT = 15.0
+"""Seconds; a Podman that waits for a lock of another may never answer."""
+
 name_option = click.option(
     "--name", default=DEFAULT_NAME, envvar="COAT_LAB_NAME", show_default=True, help="Which lab; several can be up."
 )
@@ -104,22 +107,34 @@ def status(name: str, as_json: bool) -> None:
     table = Table("host", "address", "process", "containers")
     for host in report["hosts"]:
         containers = ", ".join(f"{container['name']} ({container['state']})" for container in host["containers"])
+        containers = host["problem"] or containers
         table.add_row(host["name"], f"{host['ssh_host']}:{host['ssh_port']}", str(host["pid"]), containers)
     Console().print(table)
 
 
+def list_containers(lab: Lab, host: str) -> tuple[list[dict[str, Any]], str | None]:
+    """What a host's Podman has, and why that is not known."""
+    try:
+        command = ["podman", "ps", "--all", "--format", "json"]
+        listing = json.loads(lab.exec(host, command, timeout=PODMAN_TIMEOUT).stdout or "[]")
+    except subprocess.TimeoutExpired:
+        return [], f"podman has not answered within {PODMAN_TIMEOUT:.0f} s"
+    except subprocess.CalledProcessError as error:
+        return [], f"podman failed: {' '.join(str(error.stderr).split())[-200:]}"
+    except ValueError:
+        return [], "podman has answered something else than JSON"
+    keys = {"id": "Id", "image": "Image", "state": "State"}
+    return [{"name": item["Names"][0], **{key: item[theirs] for key, theirs in keys.items()}} for item in listing], None
+
+
 def describe(lab: Lab) -> dict[str, Any]:
-    """The lab as ``status --json`` prints it. A host that is dead has ``pid`` null and no containers."""
+    """The lab as ``status --json`` prints it. A host that is dead has ``pid`` null and no containers; one whose Podman
+    does not say what it has, a ``problem``.
+    """
     hosts = []
     for name, host in lab.state.hosts.items():
         alive = Path(f"/proc/{host.pid}/ns/net").exists()
-        containers = []
-        if alive:
-            listing = lab.exec(name, ["podman", "ps", "--all", "--format", "json"]).stdout
-            containers = [
-                {"name": item["Names"][0], "id": item["Id"], "image": item["Image"], "state": item["State"]}
-                for item in json.loads(listing or "[]")
-            ]
+        containers, problem = list_containers(lab, name) if alive else ([], None)
         row = {
             "name": name,
             "pid": host.pid if alive else None,
@@ -127,7 +142,7 @@ def describe(lab: Lab) -> dict[str, Any]:
             "ssh_host": host.ssh_host,
             "ssh_port": host.ssh_port,
         }
-        hosts.append({**row, "containers": containers})
+        hosts.append({**row, "containers": containers, "problem": problem})
     return {
         "name": lab.name,
         "topology": lab.state.topology,
