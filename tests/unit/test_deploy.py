@@ -40,7 +40,10 @@ def test_the_example_s_options_exist_and_lead_to_what_the_steps_install() -> Non
     for option in ("topology", "ssh_key", "ssh_known_hosts", "ctl_cert", "ctl_privkey", "ca_certs"):
         assert Path(config["coat"][option]).name in steps
     state = unit()["Service"]["StateDirectory"]
-    assert Path(config["coat"]["journal"]).parent == Path("/var/lib") / state[0]
+    writable = Path("/var/lib") / state[0]  # all else is read-only (ProtectSystem=strict)
+    assert Path(config["coat"]["journal"]).parent == Path(config["coat"]["topology"]).parent == writable
+    assert f"install -d -m 700 -o coat -g coat {writable}\n" in steps
+    assert f"-o coat -g coat deploy/example/topology.yaml {writable}/\n" in steps
 
 
 def test_the_unit_starts_what_the_steps_install_as_its_own_user() -> None:
