@@ -37,12 +37,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, with what varies in its path and its checked query; ``role`` is what its caller may do."""
+    """A request, with what varies in its path and its checked query; ``role`` is what its caller may do, ``who`` what
+    it is called, ``still`` whether it may have this at a later moment, too.
+    """
 
     request: Request
     path: dict[str, str]
     query: Query
     role: Role | None
+    who: str = ""
+    still: Callable[[], bool] = lambda: True
 
     def checked(self, kind: type[Q]) -> Q:
         """The query, as what its route says that it is."""

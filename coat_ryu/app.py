@@ -151,7 +151,7 @@ class Coat(FabricApp):
         runner.on_end = metrics.count
         self.refusals.on_refused = metrics.refused
         self.migrator = Migrator(topology, self.nodes, containers, self.fabric, journal, runner)
-        feed = Feed(last=last_number(journal))
+        self.feed = feed = Feed(last=last_number(journal))
         for teller in (self.fabric, self.nodes, containers, runner, self.refusals):
             teller.tell = feed.tell
         adopters = (self.fabric, self.nodes, containers, self.migrator)
@@ -193,6 +193,7 @@ class Coat(FabricApp):
                 keys.read_again()
             except CoatError as error:
                 LOG.error("the certificates stay as they were: %s", error)
+        self.feed.nudge()  # who may no longer follow is told to go
 
     def _watch_containers(self) -> None:
         while True:

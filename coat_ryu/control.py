@@ -46,8 +46,8 @@ class Control:
         self._plans = Plans(nodes, containers, journal, fabric.switch_problem)
         migrator.runner.predict = self._plans.predict
 
-    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
-        return self._migrator.migrate(request, key)
+    def migrate(self, request: MigrateRequest, key: str | None = None, who: str | None = None) -> Migration:
+        return self._migrator.migrate(request, key, who)
 
     def plan(self, request: PlanRequest) -> Plan:
         return self._plans.plan(request)

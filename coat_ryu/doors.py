@@ -149,6 +149,19 @@ class Doors:
         if roles.index(token.role) < roles.index(needed):
             raise Forbidden(f"the token {token.name} may {token.role}; this needs {needed}")
 
+    def may(self, caller: Caller, needed: Role | None) -> bool:
+        """Whether ``allow`` lets the caller pass, now."""
+        try:
+            self.allow(caller, needed)
+        except CoatError:
+            return False
+        return True
+
+    def name_of(self, caller: Caller) -> str:
+        """Who asks, for those who look back later: by token, else by address."""
+        token = self._token(caller)
+        return f"token {token.name}" if token else f"address {caller.address}"
+
     def _token(self, caller: Caller) -> Token | None:
         """Compares with every token, so that the time taken tells nothing."""
         kind, _, secret = caller.authorization.partition(" ")

@@ -83,6 +83,11 @@ class Feed:
             self._ring.append((self._number, json.dumps(event)))
             self._news.notify_all()
 
+    def nudge(self) -> None:
+        """Who follows gets a None at once: something else than an event has happened."""
+        with self._news:
+            self._news.notify_all()
+
     def follow(self, since: int | None = None, patience: float = 15.0) -> Iterator[Event | None]:
         """Events after number ``since`` (None: from now on), for ever; None after each ``patience`` seconds of silence.
 

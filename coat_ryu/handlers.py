@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from ryu.lib import hub
@@ -49,7 +49,7 @@ class BodyTooLarge(CoatError):
 class Services(Protocol):
     """What the controller can do, as far as REST knows. Every method may raise CoatError."""
 
-    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration: ...
+    def migrate(self, request: MigrateRequest, key: str | None = None, who: str | None = None) -> Migration: ...
     def wait_for(self, migration: Migration) -> Migration: ...
     def plan(self, request: PlanRequest) -> Plan: ...
     def abort(self, identifier: str) -> Migration: ...
@@ -77,7 +77,7 @@ def post_migrate(services: Services, asked: Asked) -> Answer:
     key = asked.header("Idempotency-Key")
     if key is not None and not KEY.fullmatch(key):
         raise InputError("Idempotency-Key: 1 to 128 visible ASCII characters are wanted")
-    migration = services.migrate(wanted, key)
+    migration = services.migrate(wanted, key, asked.who)
     status = 202
     if wanted.wait:
         migration = services.wait_for(migration)
@@ -170,7 +170,21 @@ def get_events(services: Services, asked: Asked) -> Answer:
     last = asked.header("Last-Event-ID")
     if since is None and last is not None:
         since = parse_query(EventsQuery, [("since", last)]).since
-    return Answer(200, events=services.events(since))
+    hang_up = asked.request.environ.get("coat.hang_up", lambda: None)
+    events = _while(asked.still, services.events(since))
+    hang_up()  # when they end, that is the end: nobody is to wait for more
+    return Answer(200, events=events)
+
+
+def _while(allowed: Callable[[], bool], events: Iterator[Event | None]) -> Iterator[Event | None]:
+    """A stream outlives its request, but not the right to it."""
+    try:
+        for event in events:
+            if not allowed():
+                return
+            yield event
+    finally:
+        events.close()  # type: ignore[attr-defined]
 
 
 def get_health(services: Services, asked: Asked) -> Answer:

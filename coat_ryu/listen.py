@@ -78,6 +78,7 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
                 self.conn_state[1], server_side=True, do_handshake_on_connect=False
             )
         self.is_tls = context is not None
+        self.is_current: Callable[[], bool] = lambda: self._context() is context
         super().setup()
 
     def handle(self) -> None:
@@ -121,6 +122,9 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
             limit = eventlet.wsgi.MAX_TOTAL_HEADER_SIZE
             self.send_error(431, f"the headers have more than {limit} bytes")
             return False
+        if not self.is_current():  # certificates were read anew: who has one of ours may come in again
+            self._hang_up()
+            return False
         wrong = framing_fault(self.headers.get_all("Content-Length", []), self.headers.get_all("Transfer-Encoding", []))
         if wrong:
             self.send_error(400, wrong)
@@ -153,7 +157,7 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
     def get_environ(self) -> Any:
         self._places.serve(self._visit)
         environ = super().get_environ()
-        environ["coat.hang_up"] = self._hang_up
+        environ |= {"coat.hang_up": self._hang_up, "coat.is_current": self.is_current}
         if self.is_tls:
             whose = tls.names(self.connection.getpeercert())
             environ |= {"wsgi.url_scheme": "https", "HTTPS": "on", tls.NAMES: whose}

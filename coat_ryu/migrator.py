@@ -59,15 +59,15 @@ class Migrator:
             name for move in self.runner.under_way.values() for name in (move.record.source, move.record.destination)
         }
 
-    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
+    def migrate(self, request: MigrateRequest, key: str | None = None, who: str | None = None) -> Migration:
         """Checks what can be checked at once and starts the migration. Raises NotFound or Conflict; then nothing has
         changed.
 
         ``key`` is the caller's name for this very request: with one that is known already, nothing is begun and the
-        record that it stands for comes back.
+        record that it stands for comes back. ``who`` asks.
         """
         with self._only(key):
-            return self._known(request, key) or self._begin(request, key)
+            return self._known(request, key) or self._begin(request, key, who)
 
     @contextmanager
     def _only(self, key: str | None) -> Iterator[None]:
@@ -85,7 +85,7 @@ class Migrator:
             if users > 1:
                 self._keys[key] = lock, users - 1
 
-    def _begin(self, request: MigrateRequest, key: str | None) -> Migration:
+    def _begin(self, request: MigrateRequest, key: str | None, who: str | None) -> Migration:
         resident = self._containers.resident(request.container)
         self._nodes.site(request.to, "to")
         if resident.node == request.to:
@@ -108,6 +108,7 @@ class Migrator:
                 mac=request.mac,
                 memory=request.memory,
                 started_at=timestamp(self.runner.wall()),
+                requested_by=who,
             )
             new_mac = fresh_mac() if request.mac == "renew" else str(resident.spec.mac)
             move = self._move(record, resident.spec, new_mac)

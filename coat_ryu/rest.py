@@ -4,8 +4,10 @@ Ryu's own dispatch answers a wrong method with 404 and an exception with a trace
 WSGI application hands every request to ``Front``, which looks it up in ``ROUTES``.
 """
 
+import contextlib
 import functools
 import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from webob import Request, Response
@@ -236,8 +238,12 @@ def answer(services: Services, request: Request, doors: Doors = OPEN) -> Answer:
         route, path = _find(request, headers)
         doors.allow(caller, route.role)
         query = parse_query(route.query, request.GET.items())
-        asked = Asked(request, path, query, doors.role_of(caller))
-        found = route.handler(services, asked)
+        who, is_current = doors.name_of(caller), request.environ.get("coat.is_current", lambda: True)
+        asked = Asked(
+            request, path, query, doors.role_of(caller), who, lambda: is_current() and doors.may(caller, route.role)
+        )
+        with _noted(route, request, who) as note:
+            found = note(route.handler(services, asked))
         return unless_known(asked, found) if route.method == "GET" and route.kind == JSON else found
     except CoatError as error:
         if isinstance(error, (SlowBody, BodyTooLarge)):
@@ -247,6 +253,30 @@ def answer(services: Services, request: Request, doors: Doors = OPEN) -> Answer:
         LOG.exception("%s %s failed", request.method, request.path)
         message = "the controller failed to answer; its log has the reason"
         return Answer(500, {"cause": "internal", "message": message, "response": 500})
+
+
+@contextlib.contextmanager
+def _noted(route: Route, request: Request, who: str) -> Iterator[Callable[[Answer], Answer]]:
+    """Who has changed something, or tried to, is in the log: once, with what came of it."""
+    come = "failed"
+
+    def note(answer: Answer) -> Answer:
+        nonlocal come
+        come = " ".join([str(answer.status), answer.headers.get("Location", "")]).rstrip()
+        return answer
+
+    try:
+        yield note
+    except CoatError as error:
+        come = f"{error.response} {error.cause}"
+        raise
+    finally:
+        if route.role in ("migrate", "admin"):
+            LOG.info("%s: %s %s: %s", _printable(who), request.method, request.path, come)
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape").decode()
 
 
 def dispatch(services: Services, request: Request, doors: Doors = OPEN) -> Response:

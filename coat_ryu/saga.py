@@ -131,6 +131,7 @@ class Migration(BaseModel):
     mode: Mode
     mac: MacPolicy
     memory: Memory = "full"
+    requested_by: str | None = None
     state: State = "running"
     started_at: str
     finished_at: str | None = None

@@ -358,6 +358,24 @@ def message(answers: Any) -> bytes:
 # ---- a topology that changes
 
 
+def test_sighup_ends_what_follows_with_a_token_that_is_gone(place: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text((place / "tokens").read_text())
+    tokens.chmod(0o600)
+    request = f"GET /v1.0/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {SECRET}read\r\n\r\n"
+    with running(ENVIRONMENT, "coat_ryu.app", tmp_path / "run", f"tokens = {tokens}") as manager:
+        manager.get("/healthz")
+        with socket.create_connection(manager.rest, timeout=30) as connection, connection.makefile("rb") as lines:
+            connection.sendall(request.encode())
+            while not lines.readline().startswith(b": here they come"):
+                pass
+            tokens.write_text("".join(line for line in (place / "tokens").open() if " read " not in line))
+            began = time.monotonic()
+            manager.process.send_signal(signal.SIGHUP)
+            lines.read()
+            assert time.monotonic() - began < 5
+
+
 def test_sighup_reads_the_topology_and_keeps_the_last_good_one(open_one: Manager, place: Path) -> None:
     path = place / "topology.yaml"
     good = path.read_text()

@@ -39,7 +39,7 @@ class FakeServices:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def migrate(self, request: MigrateRequest, key: str | None = None) -> Migration:
+    def migrate(self, request: MigrateRequest, key: str | None = None, who: str | None = None) -> Migration:
         if request.container != "web":
             raise NotFound(f"container: there is no container {request.container!r}", cause="no_such_container")
         self.asked.append(request)
