@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest
 RUNS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint unit test lab-setup demo paper paper-publish bench bench-growth bench-overlay faults soak docs lock audit wheel clean
+.PHONY: help install lint unit test lab-setup demo paper paper-publish bench bench-growth bench-overlay faults soak busy docs lock audit wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ faults: install ## every step of every mode broken in every way, under live conn
 
 soak: install ## one connection through 200 migrations, byte by byte; RUNS=n
 	$(BIN)/python -m mininet_scenarios.soak $(RUNS)
+
+busy: install ## web servers under many new connections a second move there and back; RUNS=n, RATE=n, ONLY='WORDS'
+	$(BIN)/python -m mininet_scenarios.busy $(RUNS) $(if $(RATE),--rate $(RATE)) $(if $(ONLY),--only '$(ONLY)')
 
 docs: install ## the documents as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -40,11 +40,11 @@ def stages(old: Binding, new: Binding) -> tuple[Binding, ...]:
 
 
 def _fills(hold: Hold) -> bool:
-    return hold.filling or hold.turned
+    return hold.filling or hold.turned or hold.sifting
 
 
 def _leaves(old: Hold, new: Hold | None) -> bool:
-    return new is None or new.tap != old.tap or (old.turned and not _fills(new))
+    return new is None or new.tap != old.tap or ((old.turned or old.sifting) and not _fills(new))
 
 
 def root(old: Binding, new: Binding) -> str:

@@ -89,6 +89,10 @@ class NodeTimeout(NodeError):
     response = 504
 
 
+IN_FLIGHT = "connections_in_flight"
+"""The cause when a container could not be frozen for connections that were being opened: it is busy, not unfit."""
+
+
 class MemoryLost(CoatError):
     default_cause = "memory_lost"
 

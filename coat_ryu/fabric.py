@@ -24,7 +24,7 @@ from coat_ryu.flowview import as_ofctl
 from coat_ryu.keeper import Keeper
 from coat_ryu.member import Member, Plan
 from coat_ryu.model import Binding, Topology
-from coat_ryu.openflow import Key
+from coat_ryu.openflow import Change, Key, Role
 from coat_ryu.overlay import Overlay, Pair, pair, tunnels
 from coat_ryu.switches import Switchboard
 from coat_ryu.tracks import Track
@@ -46,12 +46,18 @@ class Waiter:
 
 
 class Loan:
-    """``messages`` that turn a container's frames into its hold at the switch of its place, for that node to apply."""
+    """What turns a container's frames into its hold at the switch of its place, for that node to apply: first, with
+    ``sift``, what opens a connection, which ``unsift`` takes back; then, with ``messages``, all else.
+    """
 
     def __init__(self, fabric: "Fabric", old: Binding, new: Binding) -> None:
         self._fabric, self._old, self._new = fabric, old, new
         self._member = fabric._member(old.place.node)
-        self.messages = [wire.encode_change(change, n) for n, change in enumerate(self._member.lend(old, new), 1)]
+        changes = self._member.lend(old, new)
+        first = [change for change in changes if change.flow.role == Role.SIFT]
+        self.sift = _encoded(first)
+        self.unsift = _encoded(Change("delete", change.flow) for change in first)
+        self.messages = _encoded(change for change in changes if change not in first)
 
     def made(self) -> None:
         """The node has applied them. Nothing changes for the other switches."""
@@ -60,6 +66,10 @@ class Loan:
     def void(self) -> None:
         """It has not, or nobody knows: the switch is looked at again."""
         self._fabric.doubt(self._member.node)
+
+
+def _encoded(changes: Iterable[Change]) -> list[bytes]:
+    return [wire.encode_change(change, number) for number, change in enumerate(changes, 1)]
 
 
 class Fabric:

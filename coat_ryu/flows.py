@@ -11,6 +11,9 @@ container's frames into the hold. So between hold and place they carry a MAC of 
 switch forwards to the place, and which the last one turns back. In the same way ``held_mac`` leads into the hold, even
 where switches still send the container's frames to its place: so that the place's switch alone can turn them. They keep
 it in the hold, which so knows those that took the longer way.
+
+Just before the freeze the place's switch alone sends into the hold what opens a TCP connection (``Hold.sifting``): a
+frozen kernel would answer it, and no checkpoint has a connection that nobody has accepted.
 """
 
 import hashlib
@@ -19,11 +22,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from coat_ryu import flows_edge
-from coat_ryu.flows_edge import ADMIT, FORWARD
+from coat_ryu.flows_edge import ADMIT, ETH_IPV4, ETH_IPV6, FORWARD, TCP
 from coat_ryu.model import Binding, Hold, Place, tunnel_port
 from coat_ryu.openflow import Action, Flow, Key, Load, Output, Role, SetField, keyed, match
 from coat_ryu.overlay import Overlay
 
+SYN_ALONE = "0x2/0x12"
+"""Matches the TCP flags of what opens a connection: SYN, but not ACK (RFC 9293, section 3.5)."""
 GROUP = "01:00:00:00:00:00/01:00:00:00:00:00"
 """Matches broadcast and multicast destinations (IEEE 802, the I/G bit)."""
 
@@ -79,16 +84,32 @@ def _delivery(overlay: Overlay, switch: Switch, binding: Binding) -> Iterator[Fl
             yield Flow(FORWARD, 500, match(tunnel_id=binding.vni, eth_dst=mac), actions, role=Role.FORWARD)
     if binding.hold:
         yield from _hold(overlay, switch, binding, binding.hold.tap)
+        yield from _sift(overlay, switch, binding, binding.hold)
 
 
 def _forward(overlay: Overlay, switch: Switch, binding: Binding, mac: str) -> tuple[Action, ...]:
     if binding.hold and _turns(switch, binding, binding.hold):
-        label = (SetField("eth_dst", held_mac(binding.vni, binding.container)),)
-        here = binding.hold.tap.node == switch.node
-        return (*(() if here else label), *_towards(overlay, switch, binding.hold.tap, ()))
+        return _to_hold(overlay, switch, binding, binding.hold.tap)
     into_hold = binding.delivery != binding.place
     rewrite = () if mac == binding.mac or into_hold else (SetField("eth_dst", binding.mac),)
     return _towards(overlay, switch, binding.delivery, rewrite)
+
+
+def _to_hold(overlay: Overlay, switch: Switch, binding: Binding, tap: Place) -> tuple[Action, ...]:
+    label = (SetField("eth_dst", held_mac(binding.vni, binding.container)),)
+    way = _towards(overlay, switch, tap, ())
+    return way if tap.node == switch.node or not way else (*label, *way)
+
+
+def _sift(overlay: Overlay, switch: Switch, binding: Binding, hold: Hold) -> Iterator[Flow]:
+    """Above its delivery. Once all is turned it changes nothing, and stays for the sake of the order of changes."""
+    if not (hold.sifting or hold.turned) or binding.place.node != switch.node:
+        return
+    if actions := _to_hold(overlay, switch, binding, hold.tap):
+        for mac in flows_edge.macs(binding):
+            for kind in (ETH_IPV4, ETH_IPV6):
+                opening = match(tunnel_id=binding.vni, eth_dst=mac, eth_type=kind, ip_proto=TCP, tcp_flags=SYN_ALONE)
+                yield Flow(FORWARD, 510, opening, actions, role=Role.SIFT)
 
 
 def _turns(switch: Switch, binding: Binding, hold: Hold) -> bool:

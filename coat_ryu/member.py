@@ -160,6 +160,8 @@ class Member:
         """The node has applied what was lent: the binding has this version."""
         self.versions[container] = version
         self.installed.update(self.lent)
+        before = self._parts.get(container, (None, {}))[1]
+        self.wanted += len(self._part(container, version)) - len(before)  # what was lent is ours to delete
         self.fresh = self.fresh and bool(self.lent)  # else it was read in between, and put right
         self.lent = {}
 

@@ -226,12 +226,14 @@ class Hold:
 
     While ``filling``, all frames for the container go into the tap. What the holder writes back comes out of the
     tap and goes to the binding's ``place``, wherever that is: the destination after a restore, the source after a
-    rollback. ``turned``: frames go to ``place`` as ever, but its own switch sends them on to the tap.
+    rollback. ``turned``: frames go to ``place`` as ever, but its own switch sends them on to the tap. ``sifting``: it
+    does so only with what opens a connection.
     """
 
     tap: Place
     filling: bool
     turned: bool = False
+    sifting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

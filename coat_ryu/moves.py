@@ -98,7 +98,7 @@ class Move:
 
     @property
     def transfer(self) -> str:
-        return self.record.id
+        return self.record.transfer
 
     @property
     def moved_spec(self) -> ContainerSpec:
@@ -107,6 +107,15 @@ class Move:
     @property
     def tap(self) -> Place:
         return Place(self.record.destination, hold_port(self.name))
+
+    def begin_again(self) -> None:
+        """As if nothing had been done yet, after all of it was undone."""
+        self.record.tries += 1
+        self.record.steps = []
+        self.voice.take_over()
+        self.going_back = self.image_is_there = False
+        self.handed_ahead.clear()
+        self._identities = self._frozen_at = self._resumed_at = None
 
     def fenced(self, args: dict[str, Any]) -> dict[str, Any]:
         """Arguments that a node refuses once it has seen a later epoch of the container: a dead controller's last

@@ -32,6 +32,7 @@ class Role(IntEnum):
     FLOOD = 6
     HOLD = 7
     UNKNOWN = 8
+    SIFT = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from coat_ryu import logs, recovery, saga, steps, together
 from coat_ryu.containers import Containers
-from coat_ryu.errors import CoatError, MemoryLost
+from coat_ryu.errors import IN_FLIGHT, CoatError, MemoryLost
 from coat_ryu.feed import Tell, silent
 from coat_ryu.journal import Journal, JournalError
 from coat_ryu.moves import BULK, Ahead, Move, Tally
@@ -29,6 +29,12 @@ ATTEMPTS, TIDY_ATTEMPTS = 8, 3
 RETRY_FIRST, RETRY_LAST = 0.5, 8.0
 """How often a step that must succeed is tried, and one that only tidies up, for a sweep follows; and the seconds before
 the second attempt, doubled up to the last."""
+
+TRIES = 4
+TRY_AGAIN = 0.5
+"""How often a migration is begun that fails only for connections that are being opened, and the seconds before its
+second try, doubled before each further one.
+"""
 
 RECOVERY_PATIENCE = 60.0
 """Seconds that a controller that starts anew waits for the two nodes of a migration that it finds unfinished."""
@@ -132,15 +138,24 @@ class Runner:
         LOG.info("migration %s: %s from %s to %s", record.id, record.container, record.source, record.destination)
         self._tell_of(record)
         try:
-            way(move)
-            record.state = "succeeded"
-        except CoatError as error:
-            self._fail(move, error)
-        except Exception as error:
-            LOG.exception("migration %s failed in an unforeseen way", record.id)
-            self._fail(move, CoatError(f"unforeseen: {error!r}", cause="internal"))
+            while not self._has_ended(move, way):
+                self._sleep(TRY_AGAIN * 2 ** (record.tries - 1))
+                move.begin_again()
+                way = self.forward
         finally:
             self._close(move)
+
+    def _has_ended(self, move: Move, way: Callable[[Move], None]) -> bool:
+        """Goes one way. False when it was taken back and should be tried again."""
+        try:
+            way(move)
+            move.record.state = "succeeded"
+        except CoatError as error:
+            return self._fail(move, error)
+        except Exception as error:
+            LOG.exception("migration %s failed in an unforeseen way", move.record.id)
+            return self._fail(move, CoatError(f"unforeseen: {error!r}", cause="internal"))
+        return True
 
     def _close(self, move: Move) -> None:
         record = move.record
@@ -301,8 +316,8 @@ class Runner:
 
     # ---- when it goes wrong
 
-    def _fail(self, move: Move, error: CoatError) -> None:
-        """Forward if the container has arrived in spite of it, else back."""
+    def _fail(self, move: Move, error: CoatError) -> bool:
+        """Forward if the container has arrived in spite of it, else back. False when it should be tried again."""
         record = move.record
         LOG.warning("migration %s: %s", record.id, error)
         try:
@@ -310,14 +325,16 @@ class Runner:
                 self._note_pivot(move)
                 self._finish(move)
                 record.state = "succeeded"
-                return
+                return True
             second = None if record.past_pivot else self._back(move)
         except CoatError as undecided:
             second = undecided
         if second is None and not record.past_pivot:
+            if self._is_worth_another_try(move, error):
+                return False
             why = f"{move.ended}; {error}" if move.ended else str(error)
             record.state, record.error = "rolled_back", Failure(cause=(move.ended or error).cause, message=why)
-            return
+            return True
         record.state, move.failed_of = "failed", error
         why = str(error)
         if second is not None:
@@ -325,6 +342,13 @@ class Runner:
             why = f"{error}; then: {second}"
         told = recovery.advice(record, error.cause, second)
         record.error = Failure(cause=error.cause, message=f"{why}; {told}")
+        return True
+
+    @staticmethod
+    def _is_worth_another_try(move: Move, error: CoatError) -> bool:
+        """Its container was busy: in a moment it may not be. An abort is heeded at the next step."""
+        tidy = not (move.left_behind or move.destination_gone or move.ended)
+        return error.cause == IN_FLIGHT and tidy and move.record.tries < TRIES and not move.abort.is_set()
 
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""

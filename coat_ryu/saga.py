@@ -145,6 +145,7 @@ class Migration(BaseModel):
     predicted: Predicted | None = None
     prediction_error: float | None = None
     warnings: list[Caveat] = Field(default_factory=list)
+    tries: int = 1
     steps: list[StepRecord] = Field(default_factory=list)
     error: Failure | None = None
 
@@ -157,6 +158,11 @@ class Migration(BaseModel):
     def latest(self) -> float:
         """The last of its times, in seconds since the epoch: it cannot be earlier now, whatever a clock says."""
         return max(map(unix_time, (self.started_at, *(step.started_at for step in self.steps))))
+
+    @property
+    def transfer(self) -> str:
+        """What its state is called on the nodes; another at every try, for they refuse one that was given up."""
+        return self.id if self.tries == 1 else f"{self.id}-{self.tries}"
 
     @property
     def past_pivot(self) -> bool:

@@ -150,7 +150,7 @@ def turn_away(move: Move, loan: Loan | None, binding: Binding) -> dict[str, Any]
     """
     made = False
     try:
-        at_gate = move.source.call("freeze_wait", {"name": move.name}, move.bulk).result
+        at_gate = move.source.call("freeze_wait", {"name": move.name, "attempt": move.transfer}, move.bulk).result
         made = at_gate["turned_s"] is not None
     finally:
         if loan is not None:
@@ -371,9 +371,10 @@ def receiving(move: Move, transfer_id: str, identity: Identity, what: str, **mor
 
 
 def checkpoint_args(move: Move, loan: Loan | None) -> dict[str, Any]:
-    args: dict[str, Any] = {"name": move.name, "port": container_port(move.name)}
+    args: dict[str, Any] = {"name": move.name, "port": container_port(move.name), "attempt": move.transfer}
     if loan is not None:
-        args["turn"] = {"bridge": BRIDGE, "messages": [message.hex() for message in loan.messages]}
+        parts = {"messages": loan.messages, "sift": loan.sift, "unsift": loan.unsift}
+        args["turn"] = {"bridge": BRIDGE, **{part: [one.hex() for one in parts[part]] for part in parts}}
     return args
 
 

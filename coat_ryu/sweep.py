@@ -93,9 +93,9 @@ class Sweeper:
         found = site.call("residue_list", {"bridge": BRIDGE}, LIST_TIMEOUT).result
         # In this order: what came to the node after the look is not in it, whatever is decided then.
         homes = {name: resident.node for name, resident in self._guard.homes().items()}
-        transfers = {migration.id for migration, _ in self._journal.unfinished()}
+        transfers = {migration.transfer for migration, _ in self._journal.unfinished()}
         # the memory of a container that runs already may still be on its way
-        transfers |= {migration.id for migration, _ in self._journal.newest("failed") if migration.past_pivot}
+        transfers |= {migration.transfer for migration, _ in self._journal.newest("failed") if migration.past_pivot}
         strange = {name for name in found["containers"] if homes.get(name) != site.node.name}
         forsaken = {name for name in strange if self.is_forsaken(name, site.node.name)}
         return list(strays(site.node.name, found, homes, self._guard.claimed(), transfers, forsaken))

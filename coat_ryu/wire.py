@@ -31,6 +31,8 @@ KEPT = 1 << 14
 
 _ONF, _NICIRA = 0x4F4E4600, 0x00002320
 _BASIC, _NXM0, _NXM1, _ERICSSON = 0x8000, 0x0000, 0x0001, 0x1000
+_VENDOR = 0xFFFF
+"""The class of fields that begin with their vendor's number (section 7.2.3.8); ours are all of ONF's."""
 _BUNDLE_CONTROL, _BUNDLE_ADD = 2300, 2301
 _BUNDLE_OPEN, _BUNDLE_COMMIT, _BUNDLE_DISCARD = 0, 4, 6
 _ATOMIC_AND_ORDERED = 3
@@ -75,6 +77,7 @@ _FIELDS = {
     # ERICOXM_OF_ICMPV6_ND_RESERVED and _OPTIONS_TYPE (Open vSwitch >= 2.12, userspace datapath only).
     "nd_reserved": _Field(_ERICSSON, 1, 4),
     "nd_options_type": _Field(_ERICSSON, 2, 1),
+    "tcp_flags": _Field(_VENDOR, 42, 2),  # ONFOXM_ET_TCP_FLAGS, ONF extension 109
 }
 _ORDER = {name: place for place, name in enumerate(_FIELDS)}
 _NAMES = {(field.oxm_class, field.number): name for name, field in _FIELDS.items()}
@@ -128,14 +131,17 @@ def _unpack(kind: str, data: bytes) -> Value:
 @lru_cache(maxsize=KEPT)
 def _oxm(name: str, value: Value) -> bytes:
     field = _FIELDS[name]
+    vendor = _ONF.to_bytes(4, "big") if field.oxm_class == _VENDOR else b""
     if isinstance(value, str) and "/" in value:
         plain, mask = value.split("/")
         if field.kind == "int":
             body = int(plain, 0).to_bytes(field.size, "big") + int(mask, 0).to_bytes(field.size, "big")
         else:
             body = _pack(field.kind, field.size, plain) + _pack(field.kind, field.size, mask)
-        return _OXM.pack(field.oxm_class, field.number << 1 | 1, 2 * field.size) + body
-    return _OXM.pack(field.oxm_class, field.number << 1, field.size) + _pack(field.kind, field.size, value)
+        head = _OXM.pack(field.oxm_class, field.number << 1 | 1, len(vendor) + len(body))
+        return head + vendor + body
+    head = _OXM.pack(field.oxm_class, field.number << 1, len(vendor) + field.size)
+    return head + vendor + _pack(field.kind, field.size, value)
 
 
 @lru_cache(maxsize=KEPT)
@@ -144,6 +150,10 @@ def _field_at(oxm: bytes) -> tuple[str, Value]:
     oxm_class, number, _ = _OXM.unpack_from(oxm)
     name = _NAMES[oxm_class, number >> 1]
     field, body = _FIELDS[name], oxm[4:]
+    if oxm_class == _VENDOR:
+        if body[:4] != _ONF.to_bytes(4, "big"):
+            raise KeyError(body[:4])
+        body = body[4:]
     if not number & 1:
         return name, _unpack(field.kind, body)
     plain, mask = (_unpack(field.kind, part) for part in (body[: field.size], body[field.size :]))

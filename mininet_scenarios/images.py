@@ -46,6 +46,14 @@ IMAGES = (
         command=("redis-server", "--protected-mode", "no"),
     ),
     Image("python", ("/usr/bin/python3",), trees=("/usr/lib/python3.13",), command=("python3",)),
+    Image(
+        "web",
+        ("/usr/bin/python3", "/usr/bin/gunicorn", "/usr/sbin/haproxy"),
+        trees=(
+            "/usr/lib/python3.13",
+            *(f"/usr/lib/python3/dist-packages/{name}" for name in ("gunicorn", "packaging")),
+        ),
+    ),
 )
 
 
@@ -99,7 +107,8 @@ def _fill(root: Path, tree: Path, image: Image) -> None:
     # glibc loads it by name when a thread is cancelled (nptl, "libgcc_s.so.1 must be installed"); ldd does not tell
     unwinder = next("/" + str(path.relative_to(root)) for path in root.glob("usr/lib/*/libgcc_s.so.1"))
     programs = [*image.programs, *modules, unwinder]
-    for path in [*programs, *shared_libraries(root, programs)]:
+    linked = [path for path in programs if (root / path.lstrip("/")).read_bytes()[:4] == b"\x7fELF"]
+    for path in [*programs, *shared_libraries(root, linked)]:
         _copy(root, tree, path)
 
 

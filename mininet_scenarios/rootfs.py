@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,7 +31,7 @@ PACKAGES = """
     criu podman runc conmon netavark nftables iptables
     openvswitch-switch mininet bridge-utils iproute2 ethtool iputils-ping tcpdump procps
     openssh-server openssh-client python3 python3-pyroute2 python3-yaml
-    busybox-static iperf3 sockperf redis-server redis-tools
+    busybox-static iperf3 sockperf redis-server redis-tools gunicorn haproxy
 """.split()
 PINS = f"""\
 Package: *
@@ -41,6 +42,8 @@ Package: {FROM_NEWER}
 Pin: release n={NEWER}
 Pin-Priority: 990
 """
+KEPT = 86_400.0
+"""Seconds that one of another recipe is kept after its last use: two checkouts shall not take turns building."""
 RECIPE_VERSION = 2
 """Raise it when the code that builds changes what is built; the data above changes the recipe's hash by itself."""
 
@@ -113,10 +116,10 @@ def hold(root: Path) -> IO[str]:
 
 
 def _prune(current: Path) -> None:
-    """Remove the root file systems of other recipes that no lab uses."""
+    """Remove the root file systems of other recipes that no lab uses, nor has used lately."""
     for lock in current.parent.glob("rootfs-*.lock"):
         old = lock.with_suffix("")
-        if old != current:
+        if old != current and time.time() - lock.stat().st_mtime > KEPT:
             with lock.open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,7 @@ from coat_ryu.node.podman import state as state_of
 from coat_ryu.node.process import remaining
 from coat_ryu.node.stream import Sender
 from coat_ryu.node.transfer import LISTEN_TIMEOUT, TransferId, received, send
-from coat_ryu.node.verbs import Ifname, Name, Netns, verb
+from coat_ryu.node.verbs import Ifname, Name, Netns, Text, verb
 
 OPTIONS = ("--tcp-established", "--file-locks")
 RESTORE = ("podman", "container", "restore", "--keep", *OPTIONS)
@@ -35,16 +35,19 @@ POLL_END = 0.005
 
 
 @verb
-def checkpoint(*, name: Name, port: Ifname | None = None, turn: dict[str, Any] | None = None) -> dict[str, Any]:
+def checkpoint(
+    *, name: Name, port: Ifname | None = None, turn: dict[str, Any] | None = None, attempt: Text | None = None
+) -> dict[str, Any]:
     """Freezes the container and writes its state beside it, from where it can be sent or restored in place.
 
     With ``port``, its interface on the bridge, it waits in between to be let through, or opens the way with ``turn``
-    (``gate``).
+    (``gate``). ``attempt`` is what ``freeze_wait`` asks by.
     ``bytes`` is the checkpoint's size; ``frozen_at`` is the moment its processes stopped, ``finished_at`` the one
     when all was written, on the node's clock; ``criu`` CRIU's own statistics in microseconds; ``gate_s`` how long CRIU
     stood still at the gate.
     """
-    return _checkpoint(name, port, turn, lambda where, stopped: contextlib.nullcontext())
+    with gate.announced(name, attempt) as stopped:
+        return _checkpoint(name, port, turn, stopped, lambda where, at_gate: contextlib.nullcontext())
 
 
 @verb
@@ -56,6 +59,7 @@ def checkpoint_send(
     to: dict[str, Any],
     tls: dict[str, str],
     turn: dict[str, Any] | None = None,
+    attempt: Text | None = None,
 ) -> dict[str, Any]:
     """As ``checkpoint``, and sends the state while it is written: ``checkpoint`` and ``sent`` are the two results."""
     sendings: list[Sending] = []
@@ -65,7 +69,8 @@ def checkpoint_send(
         sendings.append(Sending(where, stopped, lambda fill: send(transfer, to, tls, fill)))
         return sendings[0]
 
-    done = _checkpoint(name, port, turn, beside, handed_on=True)
+    with gate.announced(name, attempt) as announced:
+        done = _checkpoint(name, port, turn, announced, beside, handed_on=True)
     if not sendings or sendings[0].nothing_to_send:  # it was checkpointed before
         return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(place(name), sender))}
     return {"checkpoint": done, "sent": sendings[0].result()}
@@ -125,14 +130,20 @@ class Sending:
 
 
 def _checkpoint(
-    name: str, port: str | None, turn: dict[str, Any] | None, beside: Beside, *, handed_on: bool = False
+    name: str,
+    port: str | None,
+    turn: dict[str, Any] | None,
+    announced: gate.Gate,
+    beside: Beside,
+    *,
+    handed_on: bool = False,
 ) -> dict[str, Any]:
     where = place(name)
     settings = [criu.network_lock()]
     stop: contextlib.AbstractContextManager[gate.Gate | None] = contextlib.nullcontext()
     if port is not None:
         settings.append(f"action-script={gate.install()}")
-        stop = gate.closed(name, where.bundle, port, turn, handed_on=handed_on)
+        stop = gate.closed(announced, where, port, turn, handed_on=handed_on)
     if where.mounted:  # what an earlier one left is not this one's
         state.remove_checkpoint(where)
     try:
@@ -141,22 +152,24 @@ def _checkpoint(
     except Failure as failure:
         raw = require(name)
         if state_of(raw) != "checkpointed":
-            freezer.thaw_process(raw["State"]["Pid"])
-            criulog.explain(failure, where.bundle / "dump.log", name)
-            raise
+            freezer.thaw_container(raw["State"]["Pid"], where.id)
+            raise why(failure, announced, where, name) from failure
     bound.keep(where.bundle, where.run)
     stats_file = where.bundle / DUMPED
     stats = criu.read_stats(stats_file)
-    written_at = stats_file.stat().st_mtime
+    written_at = steady.at(stats_file.stat().st_mtime)
     size = sum(file.stat().st_size for file in (where.bundle / state.CHECKPOINT).iterdir())
-    frozen_at = written_at - (stats["freezing_time"] + stats["frozen_time"]) / 1e6
-    if (mark := where.bundle / gate.FREEZING).exists():
-        frozen_at = mark.stat().st_mtime
-        mark.unlink()
+    frozen_at = announced.frozen_at or written_at - (stats["freezing_time"] + stats["frozen_time"]) / 1e6
     done = {"bytes": size, "frozen_at": frozen_at, "finished_at": written_at, "criu": stats}
-    if stopped is not None:
-        done |= stopped.as_json()
-    return done
+    return done if port is None else done | announced.as_json()
+
+
+def why(failure: Failure, announced: gate.Gate, where: Place, name: str) -> Failure:
+    """The true reason of a checkpoint that has failed."""
+    if announced.refusal is not None:
+        return announced.refusal
+    criulog.explain(failure, where.bundle / "dump.log", name)
+    return failure
 
 
 @verb

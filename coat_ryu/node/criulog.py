@@ -71,8 +71,8 @@ KNOWN = (
     ),
     Known(
         "In-flight connection",
-        "unaccepted_connections",
-        "it has not accepted all its connections, and CRIU cannot move those; try again when it has",
+        "connections_in_flight",
+        "it has not accepted all its connections, and CRIU cannot move those; it is tried again by itself",
     ),
     Known(
         "External socket is used|Can't dump half of stream unix|name-less external socket",

@@ -8,7 +8,7 @@ class Failure(Exception):
     """A verb could not do what it was asked.
 
     ``cause`` is one of ``bad_args``, ``unknown_verb``, ``not_found``, ``conflict``, ``command_failed``, ``timeout``,
-    ``transfer_failed``, ``memory_lost``, ``fenced``,
+    ``transfer_failed``, ``memory_lost``, ``connections_in_flight``, ``fenced``,
     ``other_controller`` and ``internal``, or what CRIU said (``criulog``); ``command`` the argv that failed, if there
     was one.
     """

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coat_ryu.node import sockets
+from coat_ryu.node.failure import Failure
+
 PROC = Path("/proc")
 TCP_LISTEN, TCP_TIME_WAIT = "0A", "06"  # net/tcp_states.h, as in /proc/net/tcp
 PATIENCE = 1.0
@@ -54,12 +57,12 @@ def look(init: int) -> dict[str, Any]:
     ``queues``: open POSIX message queues; ``sleepers``: `sleep` commands; ``unaccepted``: TCP ports with connections
     that were not accepted, though the server was given a second.
     """
-    unaccepted = _patiently(lambda: backlogs(init))
+    not_accepted = unaccepted(init)
     _patiently(lambda: outsiders(init, processes(init)))
     found = processes(init)
     files, queues = _files(init, found)
     return {
-        "unaccepted": unaccepted,
+        "unaccepted": not_accepted,
         "exec_sessions": [str(one) for one in outsiders(init, found)],
         "foreign_time": [str(one) for one in found if _namespace(one.pid, "time") != _namespace(init, "time")],
         "traced": [str(one) for one in found if _traced(one)],
@@ -142,6 +145,18 @@ def backlogs(init: int) -> list[int]:
     return sorted(
         {port for _, port, state, queue in _connections(init, "tcp", "tcp6") if state == TCP_LISTEN and queue}
     )
+
+
+def unaccepted(init: int) -> list[int]:
+    """Ports with connections that wait to be accepted for all our patience. In the queue of a busy server others may
+    wait all the time, but none of them stays.
+    """
+    if not backlogs(init):
+        return []
+    try:
+        return sockets.stuck(PROC / str(init) / "ns/net", PATIENCE)
+    except (Failure, OSError):  # they cannot be told from each other
+        return _patiently(lambda: backlogs(init))
 
 
 def link_local(init: int) -> list[int]:

@@ -158,13 +158,28 @@ def lazy_checkpoint(
     pages_to: dict[str, Any],
     tls: dict[str, str],
     turn: dict[str, Any] | None = None,
+    attempt: Text | None = None,
 ) -> dict[str, Any]:
     """Freezes the container and sends its state but for its memory, which is offered to ``pages_to`` from now on.
 
     Answers as ``checkpoint_send`` does. The container stays frozen, its processes alive, until all pages have gone or
     it is wanted back (``pages_take_back``).
     """
-    where = podman.place(name)
+    with gate.announced(name, attempt) as stopped:
+        where = podman.place(name)
+        done = _dump(where, name, transfer, {"to": pages_to, "tls": tls}, stopped, port, turn)
+    return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(where, sender))}
+
+
+def _dump(
+    where: Place,
+    name: str,
+    transfer: str,
+    giving: dict[str, Any],
+    stopped: gate.Gate,
+    port: str,
+    turn: dict[str, Any] | None,
+) -> dict[str, Any]:
     settings = (criu.network_lock(), f"action-script={gate.install()}", pager.PAGE_SOCKET_SETTING)
     if not _has_large_pipes():
         PIPE_LIMIT.write_text(str(PIPE_SIZE))
@@ -174,28 +189,25 @@ def lazy_checkpoint(
     argv = [podman.runtime(), "checkpoint", *paths, *checkpoint.OPTIONS]
     discard(transfer)
     directory = _directory(transfer)
-    order = {"to": pages_to, "tls": tls, "argv": argv, "id": where.id, "log": str(directory / "runtime.log")}
+    order = {**giving, "argv": argv, "id": where.id, "log": str(directory / "runtime.log")}
     try:
-        with criu.configured(name, *settings), gate.closed(name, where.bundle, port, turn, handed_on=True) as stopped:
+        with criu.configured(name, *settings), gate.closed(stopped, where, port, turn, handed_on=True):
             one = _pagers[transfer] = Pager(directory, "give", **order)
             one.hear()
     except Failure as failure:
         # It may have failed late, or only be slow. In its own time: that of the request may be used up.
         contextvars.Context().run(_run_on, transfer, name)
-        criulog.explain(failure, where.bundle / "dump.log", name)
-        raise
+        raise checkpoint.why(failure, stopped, where, name) from failure
     finished_at = steady.now()
-    mark = where.bundle / gate.FREEZING
-    frozen_at = steady.at(mark.stat().st_mtime) if mark.exists() else stopped.frozen_at or finished_at
-    mark.unlink(missing_ok=True)
     size = sum(file.stat().st_size for file in images.iterdir())
-    done = {"bytes": size, "frozen_at": frozen_at, "finished_at": finished_at, "criu": {}, **stopped.as_json()}
-    return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(where, sender))}
+    moments = {"frozen_at": stopped.frozen_at or finished_at, "finished_at": finished_at}
+    return {"bytes": size, **moments, "criu": {}, **stopped.as_json()}
 
 
 def _run_on(transfer: str, name: str) -> None:
     pages_take_back(transfer=transfer, name=name)
-    freezer.thaw_process(podman.require(name)["State"]["Pid"])
+    raw = podman.require(name)
+    freezer.thaw_container(raw["State"]["Pid"], raw["Id"])
 
 
 @verb
@@ -314,7 +326,7 @@ def pages_take_back(*, transfer: TransferId, name: Name) -> dict[str, Any]:
     discard(transfer)
     raw = podman.inspect(name)
     pid = raw["State"]["Pid"] if raw else 0
-    return {"mended": repair.mend(pid) if pid else 0}
+    return {"mended": repair.mend(pid, raw["Id"]) if raw and pid else 0}
 
 
 @verb

@@ -77,9 +77,18 @@ def inside(name: str) -> Iterator[None]:
     """The calling thread is in the namespace. Raises Failure if there is no such namespace."""
     if not exists(name):
         raise Failure("not_found", f"netns: there is no namespace {name}")
+    with visiting(path(name)):
+        yield
+
+
+@contextlib.contextmanager
+def visiting(there: Path) -> Iterator[None]:
+    """The calling thread is in the namespace that is kept there, as in /proc/PID/ns/net. Raises Failure if none is."""
+    if not there.exists():
+        raise Failure("not_found", f"{there}: there is no namespace")
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
-        netns.setns(str(path(name)), flags=0)
+        netns.setns(str(there), flags=0)
         try:
             yield
         finally:

@@ -9,9 +9,8 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
-from coat_ryu.node.freezer import MOUNTS
+from coat_ryu.node.freezer import directory
 
 SYS_PIDFD_GETFD = 438  # the same number on every architecture
 TCP_REPAIR, TCP_REPAIR_OFF = 19, 0  # linux/tcp.h
@@ -20,10 +19,12 @@ REMOVE = "*filter\n:CRIU - [0:0]\n-X CRIU\nCOMMIT\n"
 """As CRIU itself unlocks (criu/net.c, iptables_network_unlock_internal)."""
 
 
-def mend(pid: int) -> int:
-    """The container of this process can talk again, as soon as it is thawed. Answers how many connections it has."""
+def mend(pid: int, identity: str) -> int:
+    """The container ``identity``, whose first process is ``pid``, can talk again as soon as it is thawed. Answers how
+    many connections it has.
+    """
     _unlock(pid)
-    return sum(_mend_process(one) for one in _family(pid))
+    return sum(_mend_process(one) for one in _family(pid, identity))
 
 
 def _unlock(pid: int) -> None:
@@ -42,16 +43,14 @@ def _inside(pid: int, *argv: str, said: str = "") -> subprocess.CompletedProcess
     return subprocess.run(whole, input=said, capture_output=True, text=True, check=False)
 
 
-def _family(pid: int) -> Iterator[int]:
+def _family(pid: int, identity: str) -> Iterator[int]:
     """All processes of the container: those of its cgroup and of the groups below."""
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    for mount in MOUNTS:
-        if path and (mount / path / "cgroup.freeze").exists():
-            for file in (mount / path).rglob("cgroup.procs"):
-                yield from map(int, file.read_text().split())
-            return
-    yield pid
+    group = directory(pid, identity)
+    if group is None:
+        yield pid
+        return
+    for file in group.rglob("cgroup.procs"):
+        yield from map(int, file.read_text().split())
 
 
 def _mend_process(pid: int) -> int:

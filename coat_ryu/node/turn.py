@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,10 +30,17 @@ _BARRIER = 0x7FFFFFFF
 
 
 class Turn:
-    """Messages for one bridge, and a connection to bring them. Raises OSError."""
+    """Messages for one bridge, and a connection to bring them. Raises OSError.
 
-    def __init__(self, bridge: str, messages: list[str]) -> None:
-        self._messages = b"".join(map(bytes.fromhex, messages))
+    ``messages`` turn all frames, once ``sift`` has turned those that open connections; ``unsift`` takes the latter
+    back.
+    """
+
+    def __init__(self, bridge: str, messages: list[str], sift: Sequence[str] = (), unsift: Sequence[str] = ()) -> None:
+        self._messages, self._sift, self._unsift = (
+            b"".join(map(bytes.fromhex, part)) for part in (messages, sift, unsift)
+        )
+        self.sifted = False
         self._received = b""
         self._socket = socket.socket(socket.AF_UNIX)
         try:
@@ -50,7 +57,23 @@ class Turn:
 
     def make(self) -> None:
         """Returns when the switch has confirmed all changes. Raises OSError: then it may have made some of them."""
-        self._socket.sendall(self._messages + _HEADER.pack(VERSION, BARRIER_REQUEST, _HEADER.size, _BARRIER))
+        self._apply(b"" if self.sifted else self._sift, self._messages)
+
+    def sift(self) -> bool:
+        """The same for what opens a connection, and only that: it goes to the hold. Whether there is such a change."""
+        if self._sift and not self.sifted:
+            self.sifted = True  # or in part
+            self._apply(self._sift)
+        return self.sifted
+
+    def unsift(self) -> None:
+        """New connections come to the container again."""
+        if self.sifted:
+            self._apply(self._unsift)
+            self.sifted = False
+
+    def _apply(self, *parts: bytes) -> None:
+        self._socket.sendall(b"".join(parts) + _HEADER.pack(VERSION, BARRIER_REQUEST, _HEADER.size, _BARRIER))
         self._until(BARRIER_REPLY)
 
     def _until(self, wanted: int) -> None:
@@ -79,7 +102,9 @@ class Turn:
         return max(_HEADER.size, int(_HEADER.unpack_from(self._received)[2]))
 
 
-def _order(*, bridge: Ifname, messages: list[Message]) -> None:
+def _order(
+    *, bridge: Ifname, messages: list[Message], sift: list[Message] | None = None, unsift: list[Message] | None = None
+) -> None:
     """What a turn is made of."""
 
 

@@ -74,7 +74,8 @@ class Driver(FabricApp):
                     target = getattr(target, name)
                 result = target(*args, **kwargs) if callable(target) else target
                 if isinstance(result, Loan):
-                    self.fabric.loan, result = result, result.messages  # type: ignore[attr-defined]
+                    self.fabric.loan = result  # type: ignore[attr-defined]
+                    result = {part: getattr(result, part) for part in ("messages", "sift", "unsift")}
                 send(peer, (True, None if hasattr(result, "wait") else result))
             except Exception as error:
                 send(peer, (False, error))

@@ -33,10 +33,13 @@ class Row:
         for node, ports in PORTS.items():
             self.ovs[node].add_bridge(node, LINE.node(node).switch, ports, target)
 
-    def sends(self, node, binding=MOVER):
-        """The port by which a switch sends frames for the mover."""
+    def sends(self, node, binding=MOVER, opening=""):
+        """The port by which a switch sends frames for the mover; ``opening`` a connection over tcp or tcp6."""
         wanted = f"tun_id=0x2a,dl_dst={binding.mac}"
-        (flow,) = [flow for flow in self.ovs[node].flows(node, "table=4") if wanted in flow]
+        known = [flow for flow in self.ovs[node].flows(node, "table=4") if wanted in flow]
+        special = [flow for flow in known if "tcp_flags=+syn-ack" in flow]
+        mine = [flow for flow in special if opening and f"{opening}," in flow]
+        (flow,) = mine or [flow for flow in known if flow not in special]
         number = int(flow.rsplit("output:", 1)[1])
         return next(port for port in PORTS[node] if self.ovs[node].ofport(port) == number)
 

@@ -35,9 +35,18 @@ def row(ovs, far_ovs, controller, openflow_port, monkeypatch, request):  # noqa:
     standing.remove()
 
 
-def turn(messages):
-    with contextlib.closing(Turn("a", [message.hex() for message in messages])) as ready:
-        ready.make()
+def ready(loan):
+    return contextlib.closing(Turn("a", **{part: [message.hex() for message in loan[part]] for part in loan}))
+
+
+def turn(loan):
+    with ready(loan) as turning:
+        turning.make()
+
+
+def sends(row):
+    """Where the place's switch sends what opens a connection, over IPv4 and IPv6, and all else."""
+    return [row.sends("a", opening=opening) for opening in ("tcp", "tcp6", "")]
 
 
 def repairs(row):
@@ -46,9 +55,9 @@ def repairs(row):
 
 @often
 def test_the_place_s_switch_alone_sends_into_the_hold(row):
-    messages = row.fabric.lend("mover")
+    loan = row.fabric.lend("mover")
     assert [row.sends(node) for node in "abc"] == ["c-mover", "t-a", "t-b"]
-    turn(messages)
+    turn(loan)
     assert [row.sends(node) for node in "abc"] == ["t-b", "t-a", "t-b"]
     label = replace(MOVER, mac=held_mac(42, "mover"))
     assert f"set_field:{label.mac}->eth_dst" in "".join(row.ovs["a"].flows("a", f"table=4,dl_dst={MOVER.mac}"))
@@ -69,6 +78,32 @@ def test_the_place_s_switch_alone_sends_into_the_hold(row):
     assert repairs(row) == [0, 0, 0]
 
 
+@often
+def test_what_opens_a_connection_is_turned_first_and_alone(row):
+    with ready(row.fabric.lend("mover")) as turning:
+        assert turning.sift()
+        assert sends(row) == ["t-b", "t-b", "c-mover"]
+        time.sleep(0.5)  # an audit: this is nobody's tampering either
+        assert sends(row) == ["t-b", "t-b", "c-mover"]
+        turning.unsift()
+        assert sends(row) == ["c-mover"] * 3
+        turning.sift()
+        turning.make()
+        assert sends(row) == ["t-b"] * 3
+    row.fabric.call("loan.made")
+    row.fabric.cut_over(MOVER, 10)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert sends(row) == ["c-mover"] * 3
+    assert repairs(row) == [0, 0, 0]
+
+
+def test_a_sift_that_nobody_took_back_is_taken_back(row):
+    with ready(row.fabric.lend("mover")) as turning:
+        turning.sift()
+    row.fabric.call("loan.void")
+    eventually(lambda: sends(row) == ["c-mover"] * 3, "new connections come to the place again")
+
+
 def test_a_turn_can_be_taken_back(row):
     turn(row.fabric.lend("mover"))
     row.fabric.call("loan.made")
@@ -80,9 +115,9 @@ def test_a_turn_can_be_taken_back(row):
 
 @pytest.mark.parametrize("applied", [True, False])
 def test_where_nobody_knows_the_switch_is_asked(row, applied):
-    messages = row.fabric.lend("mover")
+    loan = row.fabric.lend("mover")
     if applied:
-        turn(messages)
+        turn(loan)
     row.fabric.call("loan.void")
     eventually(lambda: row.sends("a") == "c-mover", "frames go to the place again")
     row.fabric.cut_over(FILLING, 10)
@@ -91,17 +126,17 @@ def test_where_nobody_knows_the_switch_is_asked(row, applied):
 
 
 def test_a_turn_that_comes_when_nobody_counts_on_it_is_found(row):
-    messages = row.fabric.lend("mover")
+    loan = row.fabric.lend("mover")
     row.fabric.call("loan.void")
     row.fabric.settle(["a"], SETTLE)
-    turn(messages)
+    turn(loan)
     row.fabric.doubt("a")
     eventually(lambda: row.sends("a") == "c-mover", "frames go to the place again")
 
 
 def test_a_switch_that_came_back_in_between_is_asked_too(row):
-    messages = row.fabric.lend("mover")
-    turn(messages)
+    loan = row.fabric.lend("mover")
+    turn(loan)
     row.disconnect("a")
     row.connect("a")
     row.fabric.settle(["a"], SETTLE)  # and it was put right, for nobody had said that it was turned
@@ -121,11 +156,11 @@ def test_nothing_is_lent_without_a_hold_that_all_on_the_way_know(row):
 
 
 def test_a_change_that_the_switch_refuses_is_told(row):
-    (message,) = row.fabric.lend("mover")
-    broken = bytearray(message)
+    loan = row.fabric.lend("mover")
+    broken = bytearray(loan["messages"][0])
     broken[24] = 255  # its table: all of them, which no addition may name
     with pytest.raises(OSError, match="refuses"):
-        turn([bytes(broken)])
+        turn({**loan, "messages": [bytes(broken)]})
 
 
 def test_no_switch_is_no_turn_and_a_bad_order_a_clear_error(row, tmp_path):
@@ -141,6 +176,6 @@ def test_a_switch_that_says_nothing_is_not_waited_for_long(tmp_path, monkeypatch
         mute.bind(str(tmp_path / "a.mgmt"))
         mute.listen()
         began = time.monotonic()
-        with made_ready({"bridge": "a", "messages": ["04" * 8]}) as ready:
-            assert ready is None
+        with made_ready({"bridge": "a", "messages": ["04" * 8]}) as nothing:
+            assert nothing is None
         assert time.monotonic() - began < 5

@@ -261,13 +261,13 @@ class FakeNode:
         self.pagers.discard(transfer)
         return {"removed": True}
 
-    def freeze_wait(self, name: str) -> Any:
+    def freeze_wait(self, name: str, attempt: str) -> Any:
         return {"frozen_at": 10.0, "turned_s": 0.001 if self.turns else None}
 
     def freeze_pass(self, name: str) -> Any:
         return {"passed": True}
 
-    def checkpoint(self, name: str, port: str, turn: dict[str, Any] | None = None) -> Any:
+    def checkpoint(self, name: str, port: str, **_: Any) -> Any:
         here = self.containers.get(name)
         if here is None or here["state"] not in ("running", "checkpointed"):
             raise self.fail(f"{name} does not run")
@@ -404,7 +404,7 @@ class FakeRemote:
 
 
 class FakeLoan:
-    messages = (b"turn!",)
+    messages, sift, unsift = (b"turn!",), (b"sift!",), (b"back!",)
 
     def __init__(self, fabric: "FakeFabric") -> None:
         self._fabric = fabric

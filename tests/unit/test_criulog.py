@@ -22,7 +22,7 @@ LINES = {
     "sk-inet.c:137): inet: Unsupported proto 262 for socket a50a": "mptcp_socket",
     "sk-inet.c:504): inet: Can't dump corked dgram socket b05a": "corked_udp",
     "sk-unix.c:506): unix: Non-empty write queue on an in-flight socket 0xbd21": "unaccepted_unix",
-    "sk-inet.c:185): inet: In-flight connection (l) for 3a5f": "unaccepted_connections",
+    "sk-inet.c:185): inet: In-flight connection (l) for 3a5f": "connections_in_flight",
     "tty.c:1010): tty: Don't have tty to inherit session from, aborting": "has_tty",
     "seize.c:335): zombie 5021 (comm python3) found while seizing": "is_traced",
     "cr-dump.c:388): Can't get rlimit 0: Operation not permitted": "no_cap_sys_resource",

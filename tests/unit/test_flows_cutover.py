@@ -5,6 +5,7 @@ if they had been on their way when something changed. Switches outside the order
 several moves are under way at once.
 """
 
+import itertools
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,8 @@ from coat_ryu.tracks import Track
 from tests.unit.overlay_sim import Network, bound, ipv4, mac, overlays
 
 NAME = "one"
+SYN, ACK = 0x02, 0x10
+TUNNELLED = {"tunnel_id": 42}
 
 
 class Run:
@@ -47,16 +50,23 @@ class Run:
         turned = {binding.hold.tap for binding in known if binding.hold and binding.hold.turned}
         return {binding.delivery for binding in known} | turned
 
+    def sifted(self):
+        """Where what opens a connection may come besides."""
+        versions = range(min(self.versions.values()), self.track.version + 1)
+        holds = (self.track.at(version).hold for version in versions)
+        return {hold.tap for hold in holds if hold and hold.sifting}
+
     def check(self):
         mover = self.track.newest
         for node in self.overlay.nodes:
             known = self.track.at(self.versions[node])
             for destination in (known.mac, *known.former_macs):
                 frame = ipv4(self.peers[node], mover, eth_dst=destination)
-                self.reaches_one(Place(node, container_port("two")), frame)
-                for peer in self.overlay.peers(node):
-                    arrived = {**frame, "tunnel_id": mover.vni}
-                    self.reaches_one(Place(node, tunnel_port(peer)), arrived)
+                places = [Place(node, container_port("two"))]
+                places += [Place(node, tunnel_port(peer)) for peer in self.overlay.peers(node)]
+                for place, flags in itertools.product(places, (ACK, SYN, SYN | ACK)):
+                    vni = 0 if place == places[0] else mover.vni
+                    self.reaches_one(place, {**frame, "tunnel_id": vni, "tcp_flags": flags})
             # A hold is taken away only when it is empty.
             stays = known.hold and mover.hold and known.hold.tap == mover.hold.tap
             if known.hold and stays and known.hold.tap.node == node:
@@ -66,7 +76,8 @@ class Run:
 
     def reaches_one(self, place, frame):
         out = [at for at, _ in self.network.send(place, frame)]
-        assert len(out) == 1 and out[0] in self.allowed(), (frame, place, out)
+        allowed = self.allowed() | (self.sifted() if frame["tcp_flags"] == SYN else set())
+        assert len(out) == 1 and out[0] in allowed, (frame, place, out)
 
     def advance(self, node, version):
         self.versions[node] = version
@@ -87,6 +98,7 @@ def next_bindings(now, nodes, number):
         held = now.hold and replace(now.hold, turned=False)
         candidates += [
             replace(now, hold=Hold(tap, filling=False, turned=True), origins=both),
+            replace(now, hold=Hold(tap, filling=False, sifting=True), origins=both),
             replace(now, hold=Hold(tap, True), origins=both),
             replace(now, hold=Hold(tap, False), origins=both),
             replace(now, place=place, origins=(place,), hold=Hold(tap, True)),
@@ -148,6 +160,27 @@ def test_the_destination_is_first_and_the_source_last():
     assert before.hold == Hold(tap, False) and filling == new
     assert cutover.chain(overlay, old, before) == ("a", "b", "c", "d")
     assert cutover.chain(overlay, before, filling) == ("d", "c", "b", "a")
+
+
+def test_what_opens_a_connection_is_held_and_nothing_else_while_it_is_sifted():
+    run = Run(line())
+    tap = Place("d", hold_port(NAME))
+    for hold in (Hold(tap, False), Hold(tap, False, sifting=True)):
+        run.track.push(replace(run.track.newest, hold=hold))
+        for node in run.overlay.nodes:
+            run.advance(node, run.track.version)
+    mover = run.track.newest
+    for node, kind in itertools.product(run.overlay.nodes, (0x0800, 0x86DD)):
+        frame = ipv4(run.peers[node], mover, eth_type=kind)
+        if kind == 0x86DD:
+            frame["ipv6_src"] = str(mover.ips[1])
+        sent = {
+            flags: [at for at, _ in run.network.send(Place("a", tunnel_port("b")), {**frame, **TUNNELLED, **flags_of})]
+            for flags, flags_of in ((flags, {"tcp_flags": flags}) for flags in (SYN, SYN | ACK, ACK))
+        }
+        assert sent == {SYN: [tap], SYN | ACK: [mover.place], ACK: [mover.place]}
+        datagram = {**frame, **TUNNELLED, "ip_proto": 17}
+        assert [at for at, _ in run.network.send(Place("a", tunnel_port("b")), datagram)] == [mover.place]
 
 
 def test_nothing_to_do_is_no_stage():

@@ -4,10 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from coat_ryu.node import gate
+from coat_ryu.node import checkpoint, gate, lazy, podman
+from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import deadline
 
 
 class NoGaps:
@@ -21,6 +24,11 @@ class NoGaps:
 class Turn:
     def __init__(self, works: bool = True) -> None:
         self.works, self.made = works, 0
+
+    def sift(self) -> bool:
+        return False
+
+    def unsift(self) -> None: ...
 
     def make(self) -> None:
         self.made += 1
@@ -50,7 +58,7 @@ def reach(way: tuple[int, int], turn: Turn | None, handed_on: bool) -> tuple[gat
     """A container is frozen; whether it was let through."""
     one = gate.Gate()
     one.open(NoGaps(), turn, way[1], handed_on)  # type: ignore[arg-type]
-    one.hear("frozen")
+    one.hear("network-lock")
     assert one.reached.wait(5)
     try:
         return one, os.read(way[0], 8) == b"."
@@ -75,7 +83,7 @@ def test_a_checkpoint_that_failed_while_gaps_were_filled_has_nothing_turned(way:
 
     one = gate.Gate()
     one.open(SlowGaps(), turn, way[1], handed_on=True)  # type: ignore[arg-type]
-    one.hear("frozen")
+    one.hear("network-lock")
     closing = threading.Thread(target=one.close)
     closing.start()
     while one._let_through is not None:
@@ -100,3 +108,53 @@ def test_a_node_that_is_alone_goes_on_only_with_what_was_handed_to_it(
     turn = Turn()
     _, passed = reach(way, turn, handed_on)
     assert passed == bool(turn.made) == handed_on
+
+
+def asked(**more: str) -> dict[str, object]:
+    """What freeze_wait answers within its time."""
+    with deadline(5.0):
+        return dict(gate.freeze_wait(name="web", **more))
+
+
+def test_a_checkpoint_that_fails_before_its_gate_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, asking = threading.Event(), ThreadPoolExecutor(1)
+
+    def gone(name: str) -> None:
+        waiting.wait(5)
+        raise Failure("not_found", "name: there is no container web")
+
+    monkeypatch.setattr(checkpoint, "place", gone)
+    with asking:
+        answer = asking.submit(asked, attempt="m1/1")
+        failing = threading.Thread(target=_failing, args=("m1/1",))
+        failing.start()
+        waiting.set()
+        assert answer.result(5) == {"frozen_at": None, "turned_s": None}
+        failing.join(5)
+
+
+def _failing(attempt: str | None) -> None:
+    with pytest.raises(Failure):
+        checkpoint.checkpoint(name="web", port="c-web", attempt=attempt)
+
+
+def test_who_asks_after_a_checkpoint_has_failed_hears_that_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> None:
+        raise Failure("not_found", "name: there is no container web")
+
+    monkeypatch.setattr(checkpoint, "place", gone)
+    _failing("m2/1")
+    assert asked(attempt="m2/1") == {"frozen_at": None, "turned_s": None}
+    with pytest.raises(Failure, match="has not been frozen"), deadline(0.05):
+        gate.freeze_wait(name="web", attempt="m2/2")  # the next one's gate is another
+    monkeypatch.setattr(podman, "place", gone)
+    with pytest.raises(Failure):
+        lazy.lazy_checkpoint(name="web", port="c-web", transfer="t", to={}, pages_to={}, tls={}, attempt="m3/1")
+    assert asked(attempt="m3/1") == {"frozen_at": None, "turned_s": None}
+
+
+def test_gates_that_nobody_asks_for_any_more_are_forgotten() -> None:
+    for number in range(gate.KEPT + 50):
+        with gate.announced(f"web-{number}", "m/1"):
+            pass
+    assert len(gate._gates) <= gate.KEPT + 1
