@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import MappingProxyType
@@ -157,10 +157,14 @@ class Doors:
             return False
         return True
 
-    def name_of(self, caller: Caller) -> str:
-        """Who asks, for those who look back later: by token, else by address."""
+    def name_of(self, caller: Caller, names: Sequence[str] = ()) -> str:
+        """Who asks, for those who look back later: by token and by the first of a certificate's names, else by
+        address.
+        """
         token = self._token(caller)
-        return f"token {token.name}" if token else f"address {caller.address}"
+        known = [f"token {token.name}"] if token else []
+        known += [f"certificate {name}" for name in names[:1]]
+        return ", ".join(known) or f"address {caller.address}"
 
     def _token(self, caller: Caller) -> Token | None:
         """Compares with every token, so that the time taken tells nothing."""

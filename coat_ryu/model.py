@@ -132,7 +132,7 @@ def _capability(name: object) -> object:
     bare = name.upper().removeprefix("CAP_") if isinstance(name, str) else name
     if bare == "ALL":
         return bare
-    if bare not in CAPABILITIES:
+    if not isinstance(bare, str) or bare not in CAPABILITIES:
         raise ValueError("a capability of capabilities(7) is wanted, such as NET_RAW, or ALL")
     return f"CAP_{bare}"
 

@@ -122,4 +122,6 @@ def write_topology(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise NotWritten(f"the topology file {path} cannot be written: {error.strerror}") from None
+        raise NotWritten(
+            f"the topology file {path} cannot be written: {error.strerror}; it must lie where the controller may write"
+        ) from None

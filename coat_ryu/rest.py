@@ -32,6 +32,7 @@ from coat_ryu.handlers import BodyTooLarge, Services, SlowBody, shake_off
 from coat_ryu.model import ContainerSpec
 from coat_ryu.plans import Plan
 from coat_ryu.saga import Migration
+from coat_ryu.tls import NAMES
 
 LOG = logging.getLogger(__name__)
 
@@ -238,7 +239,8 @@ def answer(services: Services, request: Request, doors: Doors = OPEN) -> Answer:
         route, path = _find(request, headers)
         doors.allow(caller, route.role)
         query = parse_query(route.query, request.GET.items())
-        who, is_current = doors.name_of(caller), request.environ.get("coat.is_current", lambda: True)
+        who = doors.name_of(caller, request.environ.get(NAMES, ()))
+        is_current = request.environ.get("coat.is_current", lambda: True)
         asked = Asked(
             request, path, query, doors.role_of(caller), who, lambda: is_current() and doors.may(caller, route.role)
         )

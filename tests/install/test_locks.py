@@ -158,6 +158,12 @@ def test_with_a_certificate_the_token_decides(
     assert cause is None or found[1]["cause"] == cause
 
 
+def test_the_log_says_whose_token_and_certificate_changed_something(locked: Manager, place: Path) -> None:
+    ask(locked, "/v1.0/cleanup", secure(place, "client"), "POST", b"{}", Authorization=f"Bearer {SECRET}admin")
+    said = "token adminer, certificate client: POST /v1.0/cleanup: 200"
+    assert wait_for(lambda: said in locked.log.read_text())
+
+
 def test_a_silent_handshake_keeps_nobody_waiting(locked: Manager, place: Path) -> None:
     with socket.create_connection(locked.rest):
         assert ask(locked, "/openapi.json", secure(place, "client"))[0] == 200

@@ -7,11 +7,13 @@ import time
 import pytest
 from webob import Request
 
+from coat_ryu import rest
 from coat_ryu.answers import Asked
 from coat_ryu.config import EventsQuery, MigrateRequest
 from coat_ryu.doors import Caller, parse_tokens
 from coat_ryu.feed import Feed
 from coat_ryu.handlers import get_events
+from coat_ryu.tls import NAMES
 from tests.unit.migrating import Controller
 from tests.unit.test_doors import LINES, bearer, doors
 from tests.unit.test_rest import GOOD, FakeServices, ask
@@ -47,6 +49,16 @@ def test_without_tokens_the_address_is_the_author(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, "coat_ryu.rest"):
         ask("POST", "/migrate", GOOD)
     assert caplog.records[0].getMessage().startswith("address 192.0.2.9: ")
+
+
+def test_a_certificate_is_named_and_breaks_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    request = Request.blank("/v1.0/containers/web", method="DELETE", remote_addr="192.0.2.9")
+    request.headers["Authorization"] = bearer("boss")
+    request.environ[NAMES] = ("alice\ntoken boss", "other")
+    with caplog.at_level(logging.INFO, "coat_ryu.rest"):
+        rest.dispatch(FakeServices(), request, doors())
+    said = caplog.records[0].getMessage()
+    assert said == "token boss, certificate alice\\ntoken boss: DELETE /v1.0/containers/web: 204"
 
 
 def test_a_record_says_who_asked_also_after_a_restart(controller: Controller) -> None:

@@ -147,6 +147,11 @@ def test_a_body_that_others_read_otherwise_is_refused(body: bytes, said: str) ->
     assert refusal.value.cause == "bad_json"
 
 
+def test_a_capability_that_is_no_word_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match=r"cap_drop.0: value error, a capability"):
+        parse_body(ContainerSpec, b'{"name": "x", "node": "a", "image": "i", "cap_drop": [{}]}')
+
+
 def test_a_merged_key_is_no_double() -> None:
     text = SMALL.replace("{name: a, address", "&one {name: a, address").replace("- {name: b,", "- {<<: *one, name: b,")
     assert [str(node.address) for node in parse_topology(text, "merged").nodes] == ["10.0.0.1", "10.0.0.2"]
