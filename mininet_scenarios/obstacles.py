@@ -73,27 +73,28 @@ def _drop_image(lab: Lab) -> None:
         lab.exec(host, ["podman", "rmi", "--force", "--ignore", GUEST_IMAGE], check=False)
 
 
+def _brought(record: dict[str, Any]) -> tuple[bool, list[str]]:
+    brought = any(step["name"] == "image" and step["detail"].get("brought") for step in record["steps"])
+    return brought, [] if record["state"] == "succeeded" else ["the image was not brought"]
+
+
 @contextmanager
 def image_missing(scene: Scene) -> Iterator[Look]:
     """The destination does not have it, and is brought it."""
-
-    def look(record: dict[str, Any]) -> tuple[bool, list[str]]:
-        brought = any(step["name"] == "image" and step["detail"].get("brought") for step in record["steps"])
-        return brought, [] if record["state"] == "succeeded" else ["the image was not brought"]
-
-    yield look
+    yield _brought
 
 
 @contextmanager
 def image_gone(scene: Scene) -> Iterator[Look]:
-    """The source does not have it any more either: somebody has taken its name away while the container runs."""
-    scene.lab.exec(scene.source, ["podman", "tag", GUEST_IMAGE, "localhost/coat-kept"])
+    """Besides, somebody has taken its name away at the source while the container runs: it is brought all the same."""
+    show = ["podman", "image", "inspect", "--format={{.Id}}", GUEST_IMAGE]
+    identity = scene.lab.exec(scene.source, show).stdout.strip()
     scene.lab.exec(scene.source, ["podman", "untag", GUEST_IMAGE, GUEST_IMAGE])
     try:
-        yield lambda record: (any(step["name"] == "image" for step in record["steps"]), _refused(record, None))
-    finally:
-        scene.lab.exec(scene.source, ["podman", "tag", "localhost/coat-kept", GUEST_IMAGE])
-        scene.lab.exec(scene.source, ["podman", "untag", GUEST_IMAGE, "localhost/coat-kept"])
+        yield _brought
+    finally:  # by name it is found and removed
+        for host in EDGES:
+            scene.lab.exec(host, ["podman", "tag", identity, GUEST_IMAGE], check=False)
 
 
 @contextmanager
