@@ -9,10 +9,9 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,22 @@ from rich.console import Console
 from mininet_scenarios import report
 from mininet_scenarios.experiment import Controller, Refused
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.matrix import DESTINATION, LOSSES, MOMENTS, SOURCE, SPECIALS, WIRE, Case, cases
+from mininet_scenarios.matrix import (
+    DESTINATION,
+    ENDING,
+    ENDINGS,
+    LOSSES,
+    MOMENTS,
+    PAIRS,
+    SOURCE,
+    SPECIALS,
+    WIRE,
+    Case,
+    cases,
+)
 from mininet_scenarios.obstacles import GUEST, GUEST_CLIENT, GUEST_COMMAND, OBSTACLES, Look, Scene, guest
 from mininet_scenarios.sabotage import LATE, Saboteur
-from mininet_scenarios.upkeep import Pulse, goes_on, keep_evidence, residue
+from mininet_scenarios.upkeep import Pulse, Sampler, goes_on, keep_evidence, residue
 from mininet_scenarios.wiretap import tamper
 
 RESULTS = Path("results/faults")
@@ -34,7 +45,9 @@ EDGES, DEVICE = ("edge1", "edge2"), "device"
 OPTIONS = {"step_timeout": "10"}
 """Commands that hang are given up soon, so that the matrix takes minutes and not days."""
 END_TIMEOUT, SETTLE_TIMEOUT, ALIVE_TIMEOUT = 180.0, 30.0, 90.0
-SAMPLE = 0.1
+ENDING_COMMAND = ["python3", "-c", "import time; time.sleep(86400)"]
+ENDING_TIMEOUT = 15.0
+"""Seconds that such a migration may take on a busy machine."""
 
 # container: its server's command line, its client, the client's command (topologies/paper.yaml)
 SERVERS = {
@@ -65,6 +78,9 @@ class Verdict:
 
     @property
     def survived(self) -> bool:
+        if self.case.kind in ENDINGS:
+            told = self.error and self.error["cause"] in ("has_ended", "is_gone")
+            return bool(self.sprung and told) and self.state == "rolled_back" and not (self.copies or self.left)
         whole = self.copies == 1 and self.most_copies <= 1 and self.alive and not self.left
         return self.sprung and self.state in ("succeeded", "rolled_back", "refused") and whole
 
@@ -106,6 +122,8 @@ class Bench:
             if case.brings_image:
                 stack.enter_context(guest(self.lab, self.controller, EDGES[self._turn % 2]))
                 return self._judge(case, GUEST, GUEST_COMMAND, GUEST_CLIENT)
+            if case.kind in ENDINGS:
+                return self._judge_ending(case)
             container = list(SERVERS)[self._turn % len(SERVERS)]
             return self._judge(case, container, SERVERS[container], CLIENTS[container][0])
 
@@ -115,7 +133,7 @@ class Bench:
         ends = {SOURCE: source, DESTINATION: EDGES[source == EDGES[0]]}
         before = Pulse.of(self.lab, DEVICE, client)
         began = time.monotonic()
-        with self._obstacle(case, container, ends) as look, _Sampler(lambda: len(self._copies(command))) as sampler:
+        with self._obstacle(case, container, ends) as look, Sampler(lambda: len(self._copies(command))) as sampler:
             record, sprung = self._suffer(case, container, ends)
             met, trouble = look(record)
         seconds = time.monotonic() - began
@@ -129,6 +147,24 @@ class Bench:
             case, sprung and met, record["state"], sampler.most, copies, alive, left, seconds, record["error"], steps
         )
 
+    def _judge_ending(self, case: Case) -> Verdict:
+        """A container that ends before it is frozen: it is told as that, at once, and nothing is left of it."""
+        ends = {SOURCE: EDGES[0], DESTINATION: EDGES[1]}
+        body = {"name": ENDING, "node": ends[SOURCE], "image": "localhost/coat-python", "command": ENDING_COMMAND}
+        self.controller.post("/v1.0/containers", body)
+        try:
+            began = time.monotonic()
+            record, sprung = self._suffer(case, ENDING, ends)
+            seconds = time.monotonic() - began
+            for host in EDGES:
+                self.saboteur.clear(host)
+            copies = len(self._copies(ENDING_COMMAND))
+        finally:
+            self.controller.call("DELETE", f"/v1.0/containers/{ENDING}")
+        left = self._residue() + ([f"it took {seconds:.0f} s"] if seconds > ENDING_TIMEOUT else [])
+        steps = [step["name"] for step in record["steps"]]
+        return Verdict(case, sprung, record["state"], copies, copies, True, left, seconds, record["error"], steps)
+
     def _copies(self, command: list[str]) -> list[str]:
         return self.saboteur.running(command)
 
@@ -141,8 +177,11 @@ class Bench:
     def _suffer(self, case: Case, container: str, ends: dict[str, str]) -> tuple[dict[str, Any], bool]:
         """The migration with its fault: the record at its end, and whether the fault came to pass."""
         end, pattern, reaction = case.trap or (SOURCE, "", "before")
+        pair = PAIRS[case.kind][1] if case.kind in PAIRS else ()
         if pattern:
             self.saboteur.lay(ends[end], pattern, reaction)
+        for side, refused in pair:
+            self.saboteur.lay(ends[side], refused, "fail")
         body = {"container": container, "to": ends[DESTINATION], **case.request}
         try:
             identifier = self.controller.post("/migrate", body)["id"]
@@ -151,11 +190,13 @@ class Bench:
         sprung = True
         if case.kind in WIRE:
             sprung = self._tamper(case, ends, identifier)
-        elif case.kind not in OBSTACLES and reaction in ("before", "during", "after"):
+        elif case.kind not in (*OBSTACLES, *PAIRS) and reaction in ("before", "during", "after"):
             sprung = self._strike(case, ends, ends[end], identifier)
         record = self._wait(identifier)
         if reaction in ("fail", "hang", "late"):
             sprung = self.saboteur.sprung(ends[end])
+        for side, _ in pair:
+            sprung &= self.saboteur.sprung(ends[side])
         if reaction == "late":
             time.sleep(LATE)
         return record, sprung
@@ -195,6 +236,9 @@ class Bench:
             sprung = self.saboteur.at_trap(trapped, self.lab.kill_controller, lambda: self._over(identifier))
             self.lab.start_controller()
             return sprung
+        if case.kind in ENDINGS:
+            end_it = lambda: self.saboteur.end_container(ends[SOURCE], ENDING, ENDING_COMMAND, case.kind)  # noqa: E731
+            return self.saboteur.at_trap(trapped, end_it, lambda: self._over(identifier))
         if case.kind in LOSSES:
             return self.saboteur.at_trap(trapped, lambda: self.lab.kill_host(where), lambda: self._over(identifier))
         if case.kind == "network_cut":
@@ -247,29 +291,6 @@ class Bench:
 
 
 _QUIET = {"stdin": -3, "stdout": -3, "stderr": -3}  # subprocess.DEVNULL
-
-
-class _Sampler:
-    """Asks over and over while it is open; ``most`` is the largest answer."""
-
-    def __init__(self, ask: Callable[[], int]) -> None:
-        self.most = 0
-        self._ask = ask
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._stop.wait(SAMPLE):
-            with suppress(OSError):
-                self.most = max(self.most, self._ask())
-
-    def __enter__(self) -> "_Sampler":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 def run(chosen: list[Case], say: Callable[[str], None], name: str = "faults") -> tuple[list[Verdict], dict[str, Any]]:

@@ -70,6 +70,24 @@ OBSTACLES = {
 }
 """Kind: the step that meets what was in the way before the migration began (``obstacles``)."""
 
+PAIRS: dict[str, tuple[str, tuple[tuple[str, str], tuple[str, str]]]] = {
+    "refused_twice": ("restore", ((DESTINATION, "runc *restore *"), (SOURCE, "podman container restore *"))),
+    "undo_fails": ("checkpoint", ((SOURCE, "criu swrk *"), (DESTINATION, "podman rm *"))),
+    "undo_namespace_fails": (
+        "create_namespace",
+        ((SOURCE, "criu swrk *"), (DESTINATION, "ovs-vsctl * del-port coat c-*")),
+    ),
+}
+"""Kind: its step, and the two commands that fail once each: a step, and one of the way back."""
+ENDINGS = {
+    "container_killed": ("hold", "restore_open", "checkpoint", "criu_dump"),
+    "container_stopped": ("hold", "checkpoint"),
+    "container_removed": ("hold", "restore_open", "checkpoint"),
+}
+"""Kind: the steps at which it happens to the container by hand, on the source, before it is frozen."""
+ENDING = "ending"
+"""The container of these cases."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -83,7 +101,7 @@ class Case:
     @property
     def trap(self) -> tuple[str, str, Reaction] | None:
         """End, command line and reaction of the trap that is laid for it, if one is."""
-        if self.kind in (*WIRE, *OBSTACLES) or self.step not in TRAPS:
+        if self.kind in (*WIRE, *OBSTACLES, *PAIRS) or self.step not in TRAPS:
             return None
         traps = LAZY_TRAPS if self.mode == LAZY else TRAPS
         return (*traps[self.step], (KINDS | CRIU_KINDS).get(self.kind, "before"))
@@ -109,6 +127,11 @@ def _all() -> Iterator[Case]:
         yield from (Case(step, mode, kind) for kind, (step, _) in SPECIALS.items())
         yield from (Case(step, mode, kind) for step in WIRE_STEPS for kind in WIRE)
         yield from (Case(step, mode, kind) for kind, step in OBSTACLES.items())
+        yield from (
+            Case(step, mode, kind) for kind, (step, _) in PAIRS.items() if mode == "prepared" or kind == "refused_twice"
+        )
+        for kind, steps in ENDINGS.items():
+            yield from (Case(step, mode, kind) for step in steps if mode == "prepared" or step not in AHEAD)
         yield from (Case(step, mode, kind) for kind, (step, _) in LOSSES.items())
     for step in LAZY_TRAPS:
         yield from (Case(step, LAZY, kind) for kind in KINDS_OF.get(step, KINDS))

@@ -100,6 +100,17 @@ class Saboteur:
         for pid in self._containing(host, "sshd-session: root@"):
             os.kill(pid, signal.SIGKILL)
 
+    def end_container(self, host: str, name: str, command: list[str], kind: str) -> None:
+        """What a person, or the kernel, may do to a container at any moment. Podman is not asked to kill: it would wait
+        for its own checkpoint.
+        """
+        if kind == "container_killed":
+            for pid in self._find(host, command):
+                os.kill(pid, signal.SIGKILL)
+            return
+        act = ["stop", "--time=0"] if kind == "container_stopped" else ["rm", "--force", "--time=0"]
+        self.lab.exec(host, ["/usr/bin/podman", *act, name])
+
     def restart_ovs(self, host: str) -> None:
         """ovs-vswitchd dies and starts anew: all flows and every OpenFlow connection are gone."""
         for pid in self._containing(host, "ovs-vswitchd"):

@@ -5,14 +5,18 @@ Asked of the hosts themselves, not of the controller.
 
 import json
 import re
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coat_ryu.model import container_port
 from mininet_scenarios.lab import Lab
+
+SAMPLE = 0.1
 
 LOOK = """\
 import glob, json, os, subprocess
@@ -95,3 +99,26 @@ def keep_evidence(lab: Lab, hosts: Iterable[str], file: Path) -> None:
     parts += [f"==== {host}\n{lab.exec(host, ['sh', '-c', EVIDENCE], check=False).stdout}" for host in hosts]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(parts))
+
+
+class Sampler:
+    """Asks over and over while it is open; ``most`` is the largest answer."""
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self.most = 0
+        self._ask = ask
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.wait(SAMPLE):
+            with suppress(OSError):
+                self.most = max(self.most, self._ask())
+
+    def __enter__(self) -> "Sampler":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()

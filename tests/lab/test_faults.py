@@ -6,7 +6,19 @@ import pytest
 
 from mininet_scenarios.faults import OPTIONS, Bench, describe
 from mininet_scenarios.lab import Lab
-from mininet_scenarios.matrix import CRIU_KINDS, KINDS, LOSSES, OBSTACLES, SPECIALS, TRAPS, WIRE, WIRE_STEPS, Case
+from mininet_scenarios.matrix import (
+    CRIU_KINDS,
+    ENDINGS,
+    KINDS,
+    LOSSES,
+    OBSTACLES,
+    PAIRS,
+    SPECIALS,
+    TRAPS,
+    WIRE,
+    WIRE_STEPS,
+    Case,
+)
 
 FAILS = {"parallel": ("restore", "criu_restore", "hold"), "sequential": ("clear_namespace", "criu_dump", "image")}
 CASES = [
@@ -35,6 +47,10 @@ CASES = [
     Case("image", "prepared", "cut_off"),
     Case("image", "parallel", "corrupted"),
     *(Case(step, "prepared", kind) for kind, step in OBSTACLES.items()),
+    *(Case(step, "prepared", kind) for kind, (step, _) in PAIRS.items()),
+    Case("criu_dump", "prepared", "container_killed"),
+    Case("checkpoint", "sequential", "container_stopped"),
+    Case("checkpoint", "prepared", "container_removed"),
 ]
 
 
@@ -68,7 +84,7 @@ def benches() -> Iterator[Benches]:
 
 def test_every_step_and_kind_has_a_case() -> None:
     assert {case.step for case in CASES} == {*TRAPS, *WIRE_STEPS}
-    assert {case.kind for case in CASES} == {*KINDS, *CRIU_KINDS, *SPECIALS, *WIRE, *OBSTACLES}
+    assert {case.kind for case in CASES} == {*KINDS, *CRIU_KINDS, *SPECIALS, *WIRE, *OBSTACLES, *PAIRS, *ENDINGS}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

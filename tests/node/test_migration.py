@@ -191,6 +191,36 @@ def test_a_rollback_in_place_keeps_the_connection(echo: Journey, removed: bool) 
     assert end(client) > 1
 
 
+def test_container_that_has_ended_is_told_and_not_restored(echo: Journey) -> None:
+    """It may have ended anywhere between preflight and freeze; no older checkpoint is taken for its state."""
+    left = echo.remotes["left"]
+    echo.freeze()
+    echo.thaw()
+    echo.lab.exec("left", ["podman", "kill", "server"])
+    with pytest.raises(NodeError, match="server has ended, with exit status 137") as told:
+        echo.thaw()
+    assert told.value.cause == "has_ended"
+    left.call("container_remove", {"name": "server"})
+    with pytest.raises(NodeError) as told:
+        echo.thaw()
+    assert told.value.cause == "not_found"
+
+
+def test_container_whose_restore_stands_keeps_nobody_waiting(echo: Journey) -> None:
+    right = echo.remotes["right"]
+    echo.endpoint("right")
+    echo.create("right")
+    transfer = echo.open("right")[0]["transfer"]
+    right.call("restore_open", {"name": "server", "netns": NETNS, "mtu": MTU, "transfer": transfer}, 60)
+    try:
+        seen = right.call("container_inspect", {"name": "server"}, 10).result
+        assert seen["state"] == "created"
+        assert right.call("container_list", {}, 10).result == [seen]
+        assert right.call("residue_list", {"bridge": PLACE["bridge"]}, 10).result["containers"] == {"server": "created"}
+    finally:
+        right.call("transfer_discard", {"transfer": transfer}, 60)
+
+
 def test_verbs_can_be_repeated(echo: Journey) -> None:
     """A controller that did not hear the answer asks again."""
     left, right = echo.remotes["left"], echo.remotes["right"]
