@@ -217,4 +217,5 @@ class Nodes:
         }
         site.facts["datapath"] = site.call("bridge_ensure", bridge, PREPARE_TIMEOUT).result["datapath"]
         tunnels = {tunnel_port(peer): str(self._topology.node(peer).address) for peer in self._overlay.peers(node.name)}
-        site.call("tunnels_ensure", {"bridge": BRIDGE, "tunnels": tunnels}, PREPARE_TIMEOUT)
+        ends = {"bridge": BRIDGE, "tunnels": tunnels, "local": str(node.address)}
+        site.call("tunnels_ensure", ends, PREPARE_TIMEOUT)

@@ -1,6 +1,7 @@
 """The node's Open vSwitch: its overlay bridge, tunnels and ports, one ``ovs-vsctl`` transaction a verb."""
 
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+CONTROLLER = ("inactivity_probe=10000", "controller_rate_limit=100", "controller_burst_limit=100")
+"""A connection is asked for a sign of life after 10 s of silence and given up after 10 more: a controller that is busy
+is not gone. Of what containers send, no more than this many packets a second come to the controller; who is not heard
+asks again (neighbour discovery).
+"""
+
+
 @verb
 def bridge_ensure(
     *,
@@ -72,6 +80,8 @@ def bridge_ensure(
     vsctl("--may-exist", "add-br", bridge, "--", "set", "bridge", bridge, *settings)
     if sorted(vsctl("get-controller", bridge).split()) != sorted(controllers):
         vsctl("set-controller", bridge, *controllers)
+    if controllers:
+        vsctl("set", "controller", bridge, *CONTROLLER)
     orphans = [port for port in our_ports(bridge, "hold") if not netns.link_exists(port)]
     if orphans:  # a hold's TAP ends with the hook that had it, its row does not
         delete_ports(bridge, orphans)
@@ -93,16 +103,39 @@ LIVENESS = ("bfd:enable=true", "bfd:min_rx=1000", "bfd:min_tx=1000")
 
 
 @verb
-def tunnels_ensure(*, bridge: Ifname, tunnels: dict[Ifname, str]) -> dict[str, Any]:
-    """Exactly these VXLAN ports, each to its remote address; the flows set and match the network identifier."""
+def tunnels_ensure(*, bridge: Ifname, tunnels: dict[Ifname, str], local: str | None = None) -> dict[str, Any]:
+    """Exactly these VXLAN ports, each to its remote address; the flows set and match the network identifier.
+
+    ``local`` is the node's own end: what comes to another of its addresses is nobody's tunnel. Behind an address
+    translation no interface has it, and all are listened to.
+    """
     for port, remote in tunnels.items():
         address(f"tunnels.{port}", remote)
-    have = {name: (row["options"] or {}).get("remote_ip") for name, row in our_ports(bridge, "tunnel").items()}
-    removed = sorted(set(have) - set(tunnels))
-    added = sorted(port for port, remote in tunnels.items() if have.get(port) != remote)
+    if local is not None:
+        address("local", local)
+        local = local if _is_here(local) else None
+    have = {name: row["options"] or {} for name, row in our_ports(bridge, "tunnel").items()}
+    wanted = {port: {"remote_ip": remote} | ({"local_ip": local} if local else {}) for port, remote in tunnels.items()}
+    removed = sorted(set(have) - set(wanted))
+    added = sorted(port for port, ends in wanted.items() if _ends(have.get(port, {})) != ends)
     if removed:
         delete_ports(bridge, removed)
     for port in added:
-        remote_ip = f"options:remote_ip={tunnels[port]}"
-        add_port(bridge, port, "tunnel", "type=vxlan", remote_ip, "options:key=flow", *LIVENESS)
+        options = ",".join(f"{key}={value}" for key, value in {"key": "flow", **wanted[port]}.items())
+        add_port(bridge, port, "tunnel", "type=vxlan", f"options={options}", *LIVENESS)
     return {"added": added, "removed": removed}
+
+
+def _ends(options: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in options.items() if key in ("remote_ip", "local_ip")}
+
+
+def _is_here(local: str) -> bool:
+    """Whether an interface of this node has the address."""
+    family = socket.AF_INET6 if ":" in local else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((local, 0))
+    except OSError:
+        return False
+    return True

@@ -72,6 +72,23 @@ def test_tunnels_are_exactly_those_wanted(lab: Lab, left: Remote, bridge: None) 
     assert lab.exec("left", ["ovs-vsctl", "list-ports", "test"]).stdout.split() == ["foreign", "t-a"]
 
 
+def test_a_tunnel_takes_what_comes_to_the_node_s_own_end_alone(lab: Lab, left: Remote, bridge: None) -> None:
+    def ensure(local: str) -> Any:
+        return left.call("tunnels_ensure", {"bridge": "test", "tunnels": {"t-a": "10.9.0.7"}, "local": local}).result
+
+    left.call("tunnels_ensure", {"bridge": "test", "tunnels": {"t-a": "10.9.0.7"}})
+    assert ensure("127.0.0.1") == {"added": ["t-a"], "removed": []}
+    assert column(lab, "interface", "t-a", "options") == '{key=flow, local_ip="127.0.0.1", remote_ip="10.9.0.7"}'
+    assert ensure("127.0.0.1") == {"added": [], "removed": []}
+    assert ensure("203.0.113.9") == {"added": ["t-a"], "removed": []}, "no interface has that one"
+    assert column(lab, "interface", "t-a", "options") == '{key=flow, remote_ip="10.9.0.7"}'
+
+
+def test_a_controller_is_given_time_and_no_flood_of_packets(lab: Lab, left: Remote, bridge: None) -> None:
+    settings = ("inactivity_probe", "controller_rate_limit", "controller_burst_limit")
+    assert [column(lab, "controller", "test", name) for name in settings] == ["10000", "100", "100"]
+
+
 def test_an_endpoint_is_as_asked_for(lab: Lab, left: Remote, bridge: None) -> None:
     assert left.call("endpoint_ensure", ENDPOINT).result == {"created": True}
     found = link(lab)

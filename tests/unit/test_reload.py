@@ -186,6 +186,7 @@ def test_nodes_come_and_go_and_those_that_stay_get_their_new_tunnels() -> None:
     assert c.calls == [("tunnels_ensure", {"bridge": "coat", "tunnels": {}})]
     assert b.calls == []
     assert dict(a.calls)["tunnels_ensure"]["tunnels"] == {"t-b": "10.0.0.2", "t-d": "10.0.0.4"}
+    assert dict(a.calls)["tunnels_ensure"]["local"] == "10.0.0.1"
 
 
 def test_a_controller_does_not_start_with_a_topology_that_has_no_place_for_a_container() -> None:
