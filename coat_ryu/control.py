@@ -43,7 +43,7 @@ class Control:
         self._feed = feed
         self._reload = reload
         self._health = health
-        self._plans = Plans(nodes, containers, journal, fabric.switch_problem)
+        self._plans = Plans(nodes, containers, journal, fabric.unanswered)
         migrator.runner.predict = self._plans.predict
 
     def migrate(self, request: MigrateRequest, key: str | None = None, who: str | None = None) -> Migration:

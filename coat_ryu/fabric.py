@@ -17,7 +17,7 @@ from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER
 from ryu.lib import hub
 
 from coat_ryu import cutover, frames, wire
-from coat_ryu.errors import NotFound
+from coat_ryu.errors import CoatError, NotFound
 from coat_ryu.feed import Tell, silent
 from coat_ryu.flows_edge import ipv6_addresses
 from coat_ryu.flowview import as_ofctl
@@ -31,6 +31,8 @@ from coat_ryu.tracks import Track
 
 LOG = logging.getLogger(__name__)
 
+ANSWER_TIMEOUT = 2.0
+"""Seconds in which a switch that is well has answered."""
 REROUTE_DELAY = 0.02  # the ports of one node mostly come and go together
 
 
@@ -298,10 +300,6 @@ class Fabric:
         member = self._member(node)
         self._keeper.until(lambda: port in member.ports, timeout, f"port {port} of {node}")
 
-    def ask(self, node: str, timeout: float) -> None:
-        """Returns when the switch of a node has answered. Raises NotFound, SwitchGone, SwitchTimeout."""
-        self.board.ask(node, timeout)
-
     # --- looking
 
     def neighbours(self, node: str) -> tuple[str, ...]:
@@ -327,6 +325,16 @@ class Fabric:
         if member is None or member.connected:
             return f"its switch: {member.error}" if member is not None and member.error else None
         return "its switch is not connected"
+
+    def unanswered(self, node: str) -> str | None:
+        """What is wrong with a node's switch, which is asked for it."""
+        if problem := self.switch_problem(node):
+            return problem
+        try:
+            self.board.ask(node, ANSWER_TIMEOUT)
+        except CoatError as error:
+            return f"its switch: {error}"
+        return None
 
     def denied(self, node: str) -> int:
         """Packets dropped at the ports of a node because their source was not the port's own, as of the last audit."""

@@ -109,6 +109,13 @@ def presence(
         yield Refusal("name_in_use", message)
 
 
+def switches(problems: Mapping[str, str | None]) -> Iterator[Refusal]:
+    """``problems``: what is wrong with each node's switch, by the node's name. Without both nothing can be moved."""
+    for node, problem in problems.items():
+        if problem:
+            yield Refusal("switch_gone", f"node {node}: {problem}")
+
+
 def _versions(node: str, versions: dict[str, str | None]) -> Iterator[Refusal]:
     for name, least in (("criu", CRIU_LEAST), ("podman", PODMAN_LEAST)):
         have = versions.get(name)

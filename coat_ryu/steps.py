@@ -20,7 +20,7 @@ from coat_ryu.model import VXLAN_OVERHEAD, Binding, ContainerSpec, container_por
 from coat_ryu.moves import QUICK, Ahead, Move, Request, Tally
 from coat_ryu.nodes import BRIDGE, Site, endpoint_name
 from coat_ryu.preflight import check as may_move
-from coat_ryu.preflight import is_in_full, presence, refuse, state_size
+from coat_ryu.preflight import is_in_full, presence, refuse, state_size, switches
 
 PORT_TIMEOUT = 10.0
 CUT_OVER_TIMEOUT = 10.0
@@ -38,6 +38,7 @@ def preflight(move: Move, tally: Tally) -> None:
     of_source = ("container_needs", name), _hello(move.source)
     of_destination = ("container_inspect", name), _hello(move.destination), wanted
     (needs, here_is), (there, there_is, named) = move.ask_both(tally, of_source, of_destination)
+    refuse(switches({name: move.fabric.unanswered(name) for name in (move.record.source, move.record.destination)}))
     refuse(presence(move.name, move.record.source, move.record.destination, needs, there))
     underlay_mtu = move.inner_mtu + VXLAN_OVERHEAD
     may_move(move.record.source, move.record.destination, here_is, there_is, needs, underlay_mtu)

@@ -456,6 +456,8 @@ class FakeFabric:
     def switch_problem(self, node: str) -> str | None:
         return self.switch_problems.get(node)
 
+    unanswered = switch_problem
+
     def binding(self, container: str) -> Binding:
         if container not in self.bindings:
             raise NotFound(container)

@@ -279,6 +279,18 @@ def test_a_switch_that_lends_nothing_leaves_nothing_waiting(
     assert controller.world.running("web") == ["a"] and controller.world.residue("a") == []
 
 
+@pytest.mark.parametrize("node", ["a", "b"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_switch_that_is_away_is_a_reason_against_the_move(
+    controller: Controller, way: tuple[str, str], node: str
+) -> None:
+    controller.fabric.switch_problems[node] = "its switch is not connected"
+    record = controller.run(mode=way[0], memory=way[1])
+    assert record.state == "rolled_back" and [step.name for step in record.steps] == ["preflight"]
+    assert record.error is not None and record.error.cause == "switch_gone" and f"node {node}" in record.error.message
+    assert controller.world.running("web") == ["a"] and controller.world.residue("a") == []
+
+
 def test_a_journal_that_fails_at_the_freeze_leaves_nothing_waiting(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
