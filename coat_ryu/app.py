@@ -24,7 +24,7 @@ from ryu.ofproto.ofproto_common import OFP_SSL_PORT, OFP_TCP_PORT
 from coat_ryu import latchkey, logs, rest, shipment, southbound
 from coat_ryu.containers import Containers
 from coat_ryu.control import Control
-from coat_ryu.doors import BadTokens, Doors, Token, parse_tokens
+from coat_ryu.doors import BadTokens, Doors, Token, parse_clients, parse_tokens
 from coat_ryu.errors import CoatError
 from coat_ryu.events import FabricApp
 from coat_ryu.fabric import Fabric
@@ -89,6 +89,7 @@ OPTIONS = [
     cfg.StrOpt("tls_cert", help="Certificate (PEM, with its chain) that REST shows."),
     cfg.StrOpt("tls_key", help="Its private key (PEM)."),
     cfg.StrOpt("tls_client_ca", help="Authorities (PEM) of whose clients REST asks for a certificate."),
+    cfg.ListOpt("tls_clients", default=[], help="Names in clients' certificates, and what each may do: NAME:ROLE, ..."),
     cfg.StrOpt("tls_crl", help="Certificates (PEM) that the authorities of tls_client_ca have revoked."),
     cfg.StrOpt("openflow_crl", help="Certificates (PEM) that the authorities of --ca-certs have revoked."),
     cfg.BoolOpt(
@@ -236,12 +237,15 @@ def _topology() -> Topology:
 
 
 def _doors(tls: Tls) -> Doors:
-    """Who may use REST. Raises OpenDoor, BadTokens."""
+    """Who may use REST. Raises OpenDoor, BadTokens, BadClients."""
     refuse_open_door(CONF.wsapi_host, tls, bool(CONF.coat.tokens))
     tokens = _tokens()
     rate = CONF.coat.requests_per_second
     hint = latchkey.challenge(_own_token()) if tokens is not None and not CONF.coat.tokens else ""
-    return Doors(tokens, rate, max(1, int(rate * 2)), guarded=tls.client_ca is not None, hint=hint)
+    roles = dict(one.partition(":")[::2] for one in CONF.coat.tls_clients)
+    clients = parse_clients(roles, tokens is not None, tls.client_ca is not None)
+    guarded = tls.client_ca is not None
+    return Doors(tokens, rate, max(1, int(rate * 2)), guarded=guarded, hint=hint, clients=clients)
 
 
 def _own_token() -> Path:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import MappingProxyType
@@ -26,6 +26,10 @@ BUCKETS = 4096
 
 class BadTokens(CoatError):
     default_cause = "bad_tokens"
+
+
+class BadClients(CoatError):
+    default_cause = "bad_clients"
 
 
 class Unauthorized(CoatError):
@@ -67,6 +71,8 @@ class Caller:
     authorization: str = ""
     host: str = ""
     origin: str = ""
+    names: tuple[str, ...] = ()
+    """What its certificate calls it."""
 
 
 def parse_tokens(text: str, source: str) -> tuple[Token, ...]:
@@ -89,6 +95,22 @@ def parse_tokens(text: str, source: str) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
+def parse_clients(roles: Mapping[str, str], has_tokens: bool, has_authority: bool) -> dict[str, Role] | None:
+    """Roles by the names in clients' certificates; None: no certificate says what somebody may do.
+
+    Raises BadClients, also where certificates without names would be all that is asked for: an authority signs more
+    than those who may use REST.
+    """
+    if roles and not has_authority:
+        raise BadClients("[coat] tls_clients needs tls_client_ca, which says whose certificates count")
+    if has_authority and not roles and not has_tokens:
+        raise BadClients("[coat] tls_client_ca: say whose certificates may do what, by tls_clients or with tokens")
+    for name, role in roles.items():
+        if not name or role not in get_args(Role):
+            raise BadClients(f"[coat] tls_clients: {name}:{role}: NAME:read, NAME:migrate or NAME:admin is wanted")
+    return dict(roles) or None  # type: ignore[arg-type]
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or address to listen on is this machine's own; an empty one is every address."""
     if host == "localhost":
@@ -100,7 +122,8 @@ def is_loopback(host: str) -> bool:
 
 
 class Doors:
-    """``tokens`` None lets everybody in who reaches us: on loopback, or with a TLS certificate of the right authority.
+    """``tokens`` None lets everybody in who reaches us: on loopback, or with a certificate. With ``clients`` that has a
+    name in there, whose role is the most that its owner may do, whatever the token.
 
     ``rate`` is how many requests a second one caller may make on average, and ``burst`` how many at once; rate 0 is no
     limit. ``guarded`` says that something else than a token keeps strangers out. ``hint`` is for the challenge that
@@ -114,40 +137,61 @@ class Doors:
         burst: int = 200,
         guarded: bool = False,
         hint: str = "",
+        clients: Mapping[str, Role] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokens = tokens
         self._rate, self._burst = rate, burst
         self._guarded = guarded
         self._hint = hint
+        self._clients = clients
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def role_of(self, caller: Caller) -> Role | None:
-        """What the caller may do at the most; None without a token that is known."""
+        """What the caller may do at the most; None without a token that is known, or a certificate."""
         token = self._token(caller)
-        if self.tokens is None:
-            return "admin"
-        return token.role if token else None
+        roles: list[Role | None] = []
+        if self.tokens is not None:
+            roles.append(token.role if token else None)
+        if self._clients is not None:
+            roles.append(self._certified(caller))
+        return min(roles, key=lambda role: -1 if role is None else get_args(Role).index(role), default="admin")
 
     def admit(self, caller: Caller) -> None:
         """Counts a request. Raises TooManyRequests, or Forbidden for a browser that was sent by somebody else."""
         token = self._token(caller)
         self._count(f"token {token.name}" if token else f"address {caller.address}")
         self._refuse_browsers(caller)
+        if self._clients is not None and self._certified(caller) is None:
+            whose = ", ".join(caller.names)[:80] or "nobody"
+            raise Forbidden(f"certificate: that of {whose} opens nothing here", cause="unknown_certificate")
 
     def allow(self, caller: Caller, needed: Role | None) -> None:
         """Raises Unauthorized or Forbidden; ``needed`` None is open to everybody."""
-        if needed is None or self.tokens is None:
+        if needed is None:
+            return
+        if self._clients is not None:
+            whose = next(iter(caller.names), "nobody")
+            self._suffice(f"the certificate of {whose}", self._certified(caller), needed)
+        if self.tokens is None:
             return
         token = self._token(caller)
         if token is None:
             said = "is not known" if caller.authorization else "is missing"
             hint = self._hint if is_loopback(caller.address) else ""
             raise Unauthorized(f"Authorization: a bearer token is wanted, and it {said}", hint)
+        self._suffice(f"the token {token.name}", token.role, needed)
+
+    @staticmethod
+    def _suffice(what: str, role: Role | None, needed: Role) -> None:
         roles = get_args(Role)
-        if roles.index(token.role) < roles.index(needed):
-            raise Forbidden(f"the token {token.name} may {token.role}; this needs {needed}")
+        if role is None or roles.index(role) < roles.index(needed):
+            raise Forbidden(f"{what} may {role or 'nothing'}; this needs {needed}")
+
+    def _certified(self, caller: Caller) -> Role | None:
+        clients = self._clients or {}
+        return next((clients[name] for name in caller.names if name in clients), None)
 
     def may(self, caller: Caller, needed: Role | None) -> bool:
         """Whether ``allow`` lets the caller pass, now."""

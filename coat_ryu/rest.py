@@ -292,6 +292,7 @@ def _caller(request: Request) -> Caller:
         headers.get("Authorization", ""),
         headers.get("Host", ""),
         headers.get("Origin", ""),
+        request.environ.get(NAMES, ()),
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -27,6 +28,8 @@ from tests.install.test_websocket import frame, log_once_it_has
 
 ENVIRONMENT = Path(sys.prefix)
 SECRET = "5e" * 32
+OPEN_TLS = ("--ctl-cert", "{place}/server.pem", "--ctl-privkey", "{place}/server.key")
+LOCKS = Path(__file__).parents[2] / "docs/locks.md"
 TOPOLOGY = """
 networks: [{name: apps, vni: 42, subnet: 192.168.50.0/24}]
 nodes: [{name: a, address: 192.0.2.2, ssh: {host: 127.0.0.2, port: %d}}]
@@ -48,6 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         authority(directory, name)
     for name, ca in (("server", "ca"), ("client", "ca"), ("mallory", "stranger")):
         certificate(directory, name, ca)
+    certificate(directory, "edge1", usage="clientAuth")
+    certificate(directory, "posing", names=("client",), usage="serverAuth")
     return directory
 
 
@@ -197,6 +202,17 @@ def test_no_secret_is_in_the_log(locked: Manager) -> None:
         ("", ("--wsapi-host", "0.0.0.0"), "REST would listen on 0.0.0.0 for everybody"),
         ("tokens = {place}/nothing", (), "cannot be read"),
         ("tokens = {place}/loose", (), "others can read it; chmod 600"),
+        ("", ("--ofp-listen-host", "0.0.0.0"), "OpenFlow would listen on 0.0.0.0"),
+        ("", ("--ofp-listen-host", ""), "OpenFlow would listen on every address"),
+        ("", ("--ofp-switch-address-list", "127.0.0.9:6653"), "OpenFlow would connect to switches in clear"),
+        ("", (*OPEN_TLS, "--ofp-listen-host", "0.0.0.0"), "OpenFlow would listen on 0.0.0.0"),
+        ("", OPEN_TLS[:2], "--ctl-cert and --ctl-privkey belong together"),
+        ("openflow_crl = {place}/ca.pem", (*OPEN_TLS, "--ca-certs", "{place}/ca.pem"), "no list of revoked"),
+        (
+            "tls_cert = {place}/server.pem\ntls_key = {place}/server.key\ntls_client_ca = {place}/ca.pem",
+            (),
+            "say whose certificates may do what",
+        ),
         ("tls_cert = {place}/server.pem", (), "belong together"),
         ("tls_cert = {place}/server.pem\ntls_key = {place}/client.key", (), "cannot be used"),
     ],
@@ -206,6 +222,7 @@ def test_a_door_that_does_not_lock_keeps_it_from_starting(
 ) -> None:
     (place / "loose").write_text("x")
     (place / "loose").chmod(0o644)
+    arguments = tuple(argument.format(place=place) for argument in arguments)
     with running(ENVIRONMENT, "coat_ryu.app", tmp_path, options.format(place=place), *arguments) as manager:
         assert manager.process.wait(60) != 0
     text = manager.log.read_text()
@@ -425,9 +442,13 @@ def test_log_lines_are_json(open_one: Manager) -> None:
 
 
 def greeting(place: Path, client: str, port: int) -> tuple[int, int]:
+    return hello(secure(place, client), port)
+
+
+def hello(context: ssl.SSLContext, port: int) -> tuple[int, int]:
     """Version and type of the first message."""
     plain = socket.create_connection(("127.0.0.1", port), timeout=20)
-    with secure(place, client).wrap_socket(plain, server_hostname="localhost") as switch:
+    with context.wrap_socket(plain, server_hostname="localhost") as switch:
         said = switch.recv(8)
         if not said:
             raise ConnectionResetError
@@ -446,6 +467,66 @@ def test_openflow_over_tls_takes_our_switches_and_more_than_one(place: Path, tmp
         with pytest.raises((ssl.SSLError, ConnectionError)):
             greeting(place, "mallory", port)
     assert "Traceback" not in manager.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands of docs/locks.md make, for a controller on loopback."""
+    directory = tmp_path_factory.mktemp("documented")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", LOCKS.read_text(), re.MULTILINE | re.DOTALL)
+    script = "".join(block for block in blocks if "openssl req" in block or "openssl ca" in block)
+    script = script.replace("192.0.2.1", "127.0.0.1")
+    script += "authority rest-ca -gencrl -crldays 365 -out rest-ca.crl\n"
+    subprocess.run(["bash", "-euc", script], cwd=directory, check=True, capture_output=True, timeout=120)
+    return directory
+
+
+def at(documented: Path, client: str, ca: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(documented / f"{ca}.pem"))
+    context.load_cert_chain(documented / f"{client}.pem", documented / f"{client}.key")
+    context.check_hostname = False
+    return context
+
+
+def test_the_documents_certificates_open_their_own_door_alone(documented: Path, tmp_path: Path) -> None:
+    """An operator's opens REST, a node's OpenFlow, a revoked one and one of the other authority nothing."""
+    server, port = documented / "controller.example.net", free_port()
+    options = f"tls_cert = {server}.pem\ntls_key = {server}.key\ntls_client_ca = {documented}/rest-ca.pem\n"
+    options += f"tls_clients = alice:admin, bob:read\ntls_crl = {documented}/rest-ca.crl\n"
+    options += f"openflow_crl = {documented}/openflow-ca.crl"
+    arguments = ["--ctl-privkey", f"{documented}/openflow.key", "--ctl-cert", f"{documented}/openflow.pem"]
+    arguments += ["--ca-certs", f"{documented}/openflow-ca.pem", "--ofp-ssl-listen-port", str(port)]
+    closed = (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)
+    with running(ENVIRONMENT, "coat_ryu.app", tmp_path, options, *arguments) as manager:
+        wait_for(lambda: "wsgi starting up" in manager.log.read_text(), 120)
+        assert ask(manager, "/v1.0/nodes", at(documented, "alice", "rest-ca"))[0] == 200
+        with pytest.raises(closed):
+            ask(manager, "/v1.0/nodes", at(documented, "edge1", "rest-ca"))
+        assert hello(at(documented, "edge1", "openflow-ca"), port) == (4, 0)
+        for client in ("alice", "device"):
+            with pytest.raises(closed):
+                hello(at(documented, client, "openflow-ca"), port)
+    assert "Traceback" not in manager.log.read_text()
+
+
+def test_with_one_authority_names_and_usages_still_keep_the_doors_apart(place: Path, tmp_path: Path) -> None:
+    options = f"tls_cert = {place}/server.pem\ntls_key = {place}/server.key\ntls_client_ca = {place}/ca.pem\n"
+    with running(ENVIRONMENT, "coat_ryu.app", tmp_path, options + "tls_clients = client:read") as manager:
+        wait_for(lambda: "wsgi starting up" in manager.log.read_text(), 120)
+        assert ask(manager, "/v1.0/nodes", secure(place, "client"))[0] == 200
+        assert ask(manager, "/v1.0/containers", secure(place, "client"), "POST")[1]["cause"] == "forbidden"
+        status, answer, _ = ask(manager, "/healthz", secure(place, "edge1"))
+        assert (status, answer["cause"]) == (403, "unknown_certificate")
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+            ask(manager, "/healthz", secure(place, "posing"))
+        certificate(place, "server")  # renewed: what was handed out before is not shown any more
+        manager.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: shown(manager) == (place / "server.pem").read_text().split(), 30)
+
+
+def shown(manager: Manager) -> list[str]:
+    """The certificate that REST shows, word by word."""
+    return ssl.get_server_certificate(manager.rest).split()
 
 
 def test_the_forced_command_takes_nothing_but_our_hook(tmp_path: Path) -> None:

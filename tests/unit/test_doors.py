@@ -4,7 +4,18 @@ import hashlib
 
 import pytest
 
-from coat_ryu.doors import BadTokens, Caller, Doors, Forbidden, Role, TooManyRequests, Unauthorized, parse_tokens
+from coat_ryu.doors import (
+    BadClients,
+    BadTokens,
+    Caller,
+    Doors,
+    Forbidden,
+    Role,
+    TooManyRequests,
+    Unauthorized,
+    parse_clients,
+    parse_tokens,
+)
 from coat_ryu.listen import refuse_open_door
 from coat_ryu.tls import OpenDoor, Tls
 from tests.unit.test_rest import ask
@@ -171,3 +182,53 @@ def test_loopback_needs_no_lock(host: str) -> None:
 def test_half_of_a_lock_is_none(tls: Tls) -> None:
     with pytest.raises(OpenDoor):
         tls.context()
+
+
+# ---- certificates
+
+
+ALICE, BOB, NODE = (Caller("192.0.2.9", names=(name,)) for name in ("alice", "bob", "edge1"))
+CLIENTS: dict[str, Role] = {"alice": "admin", "bob": "read"}
+
+
+def test_a_certificate_may_what_its_name_may_and_no_other_opens_anything() -> None:
+    some = Doors(None, guarded=True, clients=CLIENTS)
+    assert [some.role_of(one) for one in (ALICE, BOB, NODE)] == ["admin", "read", None]
+    some.admit(ALICE)
+    some.allow(ALICE, "admin")
+    some.allow(BOB, "read")
+    with pytest.raises(Forbidden, match="certificate of bob may read; this needs migrate"):
+        some.allow(BOB, "migrate")
+    for stranger in (NODE, Caller("192.0.2.9")):
+        with pytest.raises(Forbidden) as refusal:
+            some.admit(stranger)
+        assert refusal.value.cause == "unknown_certificate"
+
+
+def test_of_a_certificate_and_a_token_the_lesser_counts() -> None:
+    some = Doors(doors().tokens, clients=CLIENTS)
+    for name, token, least in (("alice", "boss", "admin"), ("alice", "reader", "read"), ("bob", "boss", "read")):
+        assert some.role_of(Caller("192.0.2.9", bearer(token), names=(name,))) == least
+    with pytest.raises(Forbidden, match="the certificate of bob"):
+        some.allow(Caller("192.0.2.9", bearer("boss"), names=("bob",)), "admin")
+    with pytest.raises(Forbidden, match="the token reader"):
+        some.allow(Caller("192.0.2.9", bearer("reader"), names=("alice",)), "admin")
+    with pytest.raises(Unauthorized):
+        some.allow(ALICE, "read")
+
+
+@pytest.mark.parametrize(
+    ("roles", "has_tokens", "has_authority", "said"),
+    [
+        ({}, False, True, "say whose certificates may do what"),
+        ({"alice": "admin"}, False, False, "needs tls_client_ca"),
+        ({"alice": "root"}, True, True, "alice:root"),
+        ({"": "admin"}, True, True, ":admin"),
+    ],
+)
+def test_certificates_that_say_nothing_are_no_lock(
+    roles: dict[str, str], has_tokens: bool, has_authority: bool, said: str
+) -> None:
+    with pytest.raises(BadClients, match=said):
+        parse_clients(roles, has_tokens, has_authority)
+    assert parse_clients({}, True, has_authority) is None
