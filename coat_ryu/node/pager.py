@@ -13,6 +13,8 @@ destination's pager first ends the container and then the daemon.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import select
@@ -167,8 +169,7 @@ class Giver:
         other (``PAGE_SOCKET``).
         """
         server, theirs = socket.socketpair()
-        os.dup2(theirs.fileno(), PAGE_SOCKET)
-        theirs.close()
+        _number(theirs, PAGE_SOCKET)
         ready, tell = os.pipe()
         argv = [*self._order["argv"], "--lazy-pages", "--status-fd", str(tell), self._order["id"]]
         with open(self._order["log"], "wb") as log:
@@ -361,6 +362,15 @@ class Taker:
         quiet = subprocess.DEVNULL
         kill = [self._order["runtime"], "kill", "--all", self._order["id"], "KILL"]
         subprocess.run(kill, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
+
+
+def _number(end: socket.socket, number: int) -> None:
+    """The socket gets this descriptor, for it is named elsewhere. Raises OSError when something else has that."""
+    with end:
+        got = fcntl.fcntl(end, fcntl.F_DUPFD, number)
+    if got != number:
+        os.close(got)
+        raise OSError(errno.EBUSY, f"descriptor {number} is in use")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Who is let in at a port that is opened for one other node, and what strangers can do meanwhile."""
 
 import contextlib
+import fcntl
 import os
 import resource
 import socket
@@ -253,13 +254,22 @@ ps.sendall(b"page")
 """
 
 
-def test_criu_is_handed_its_only_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runtime that serves pages on the descriptor that CRIU's configuration names, and on no port."""
+@pytest.fixture
+def giver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pager.Giver:
+    """In this process, where a descriptor of any number may be in use, unlike in a pager's."""
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    free = fcntl.fcntl(0, fcntl.F_DUPFD, pager.PAGE_SOCKET)
+    os.close(free)
+    monkeypatch.setattr(pager, "PAGE_SOCKET", free)
+    return pager.Giver({"argv": ["false"], "id": "x", "log": str(tmp_path / "log")})
+
+
+def test_criu_is_handed_its_only_client(tmp_path: Path, giver: pager.Giver) -> None:
+    """A runtime that serves pages on the descriptor that CRIU's configuration names, and on no port."""
+    assert pager.PAGE_SOCKET_SETTING == "ps-socket=100"
     (tmp_path / "runtime.py").write_text(RUNTIME)
-    (tmp_path / "number").write_text(pager.PAGE_SOCKET_SETTING.partition("=")[2])
-    argv = [sys.executable, str(tmp_path / "runtime.py"), str(tmp_path / "number")]
-    giver = pager.Giver({"argv": argv, "id": "x", "log": str(tmp_path / "log")})
+    (tmp_path / "number").write_text(str(pager.PAGE_SOCKET))
+    giver._order["argv"] = [sys.executable, str(tmp_path / "runtime.py"), str(tmp_path / "number")]
     with giver._dump() as (dump, server):
         assert server is not None, (tmp_path / "log").read_text()
         assert not any("127.0.0.1" in word for word in Path(f"/proc/{dump.pid}/cmdline").read_text().split("\0"))
@@ -269,10 +279,19 @@ def test_criu_is_handed_its_only_client(tmp_path: Path, monkeypatch: pytest.Monk
     assert "served b'request'" in (tmp_path / "log").read_text()
 
 
-def test_a_runtime_that_ends_at_once_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+def test_a_runtime_that_ends_at_once_leaves_nothing_open(giver: pager.Giver) -> None:
     before = os.listdir("/proc/self/fd")
-    giver = pager.Giver({"argv": ["false"], "id": "x", "log": str(tmp_path / "log")})
     with giver._dump() as (dump, server):
         assert server is None and dump.returncode == 1
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_descriptor_that_is_in_use_is_left_alone(giver: pager.Giver) -> None:
+    os.dup2(0, pager.PAGE_SOCKET)
+    try:
+        before = os.fstat(pager.PAGE_SOCKET)
+        with pytest.raises(OSError, match="in use"), giver._dump():
+            pass
+        assert os.fstat(pager.PAGE_SOCKET) == before
+    finally:
+        os.close(pager.PAGE_SOCKET)
