@@ -19,7 +19,7 @@ NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_di
 NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 0x1, 0x300, 2, 3  # linux/netlink.h
 ESTABLISHED, SYN_RECV, FIN_WAIT1, LAST_ACK, LISTEN, CLOSING = 1, 3, 4, 9, 10, 11  # net/tcp_states.h
 RETRIED = 1
-"""A handshake whose second answer was not taken either belongs to nobody (or to a flood), and is not waited for."""
+"""What was not answered at a second try either is of somebody who is gone, or of a flood: it is not waited for."""
 BUFFER = 1 << 18
 
 _HEADER = struct.Struct("=IHHII")
@@ -67,8 +67,9 @@ class Sockets:
         """Raises OSError."""
         found = list(self._of(LISTEN, SYN_RECV, FIN_WAIT1, LAST_ACK, CLOSING))
         waiting = {one.local for one in found if one.state == LISTEN and one.queued}
-        half_open = sum(one.state == SYN_RECV and one.retransmits <= RETRIED for one in found)
-        leaving = sum(one.state not in (LISTEN, SYN_RECV) and not one.inode for one in found)
+        lively = [one for one in found if one.retransmits <= RETRIED]
+        half_open = sum(one.state == SYN_RECV for one in lively)
+        leaving = sum(one.state not in (LISTEN, SYN_RECV) and not one.inode for one in lively)
         return Unsettled(tuple(sorted(waiting)), half_open, leaving)
 
     def unaccepted(self) -> set[tuple[int, bytes]]:
