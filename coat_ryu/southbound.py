@@ -8,7 +8,6 @@ import _socket
 import contextlib
 import logging
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +29,12 @@ HANDSHAKE = 10.0
 """Seconds until a connection has to be a switch that is known: TLS, and OpenFlow's own greeting."""
 PENDING, PENDING_OF_ONE = 512, 32
 """Connections that are not that far yet: in all, and from one address that is not this machine's."""
+ECHO_INTERVAL, UNANSWERED = 10.0, 1
+"""Seconds between two echo requests to a switch, and how many may be without an answer when the next one is due: a
+switch whose host lost its power is known to be away after 20 s.
+"""
+controller.CONF.set_default("echo_request_interval", ECHO_INTERVAL)
+controller.CONF.set_default("maximum_unreplied_echo_requests", UNANSWERED)
 ACCEPT_PAUSE = 0.1
 """Seconds before the next try when a connection could not be accepted, mostly for want of file descriptors."""
 
@@ -67,16 +72,10 @@ def accept(listener: Any) -> tuple[Any, Any]:
 
 
 class _Secured:
-    """A TLS socket for Ryu, which takes any error of TLS for silence and asks again, for ever."""
+    """A TLS socket that is hung up on while somebody else reads it."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-
-    def recv(self, size: int) -> bytes:
-        try:
-            return bytes(self._connection.recv(size))
-        except ssl.SSLError as error:
-            raise ConnectionError(f"TLS: {error}") from None
 
     def shutdown(self, how: int) -> None:
         _socket.socket.shutdown(self._connection, how)  # SSLSocket's own would go on in clear

@@ -11,6 +11,7 @@ from coat_ryu.switches import PROOF
 from tests.switch.rogue import is_closed, rogue
 from tests.switch.scene import TOPOLOGY, bound, eventually
 
+SILENCE = southbound.ECHO_INTERVAL * (southbound.UNANSWERED + 1)
 PORTS = {"t-b": "vxlan", "t-c": "vxlan", "c-one": ""}
 DPID = int(TOPOLOGY.node("a").switch, 16)
 
@@ -47,6 +48,20 @@ def test_a_switch_gets_in_though_its_dead_connection_still_stands(ours, openflow
         ours.settle(["a"], PROOF + 20)
         assert time.monotonic() - began < PROOF + 20
         assert is_closed(dead, 5)
+
+
+def test_a_switch_that_says_nothing_any_more_is_known_to_be_away(ours, openflow_port):
+    with rogue(openflow_port, DPID) as dead:
+        eventually(lambda: ours.node_status("a")["connected"], "it has the place")
+        eventually(lambda: not ours.node_status("a")["connected"], "it has lost it", SILENCE + 10)
+        assert is_closed(dead, 5)
+
+
+def test_a_switch_that_answers_stays(ours):
+    ours.connect()
+    ours.settle(["a"], 30)
+    time.sleep(SILENCE + 3)
+    assert ours.node_status("a")["connected"] and ours.log().count("switch of a connected") == 1
 
 
 def test_who_does_not_say_which_switch_it_is_is_hung_up_on(ours, openflow_port):

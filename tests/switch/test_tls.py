@@ -101,7 +101,6 @@ def test_a_switch_takes_no_node_s_certificate_for_the_controller_s(ovs, controll
 
 
 def test_garbage_after_the_handshake_ends_that_connection_and_nothing_else(locked, tmp_path, openflow_port):
-    """Ryu takes an error of TLS for silence, and asks again without end."""
     with rogue(openflow_port, DPID, client(tmp_path, "a")) as broken:
         eventually(lambda: locked.node_status("a")["connected"], "it has the place")
         with socket.socket(fileno=broken.detach()) as plain:
