@@ -12,6 +12,7 @@ from typing import Any
 
 from coat_ryu.errors import NodeError, NodeUnreachable, NotFound
 from coat_ryu.model import Binding
+from coat_ryu.node.master import LOOKING, Master, objection
 
 PATIENCE = 5.0
 
@@ -44,6 +45,7 @@ class FakeNode:
     lazy_pages: str | None = None
     turns: bool = True  # whether its switch can be turned by itself
     epochs: dict[str, int] = field(default_factory=dict)
+    master: Master | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def do(self, verb: str, args: dict[str, Any]) -> Any:
@@ -83,12 +85,32 @@ class FakeNode:
             return None
         return {**self.containers[name], "memory": 1, "layer": 1, "pod": None, "mounts": [], "devices": []}
 
-    def hello(self, address: str) -> Any:
+    def hello(self, address: str | None = None) -> Any:
         versions = {"criu": "4.2.1", "podman": "5.4.2", "runtime": "runc 1.1.15"}
-        return {"versions": versions, "cpu_flags": ["x"], "memory_free": 1 << 30, "disk_free": 1 << 30}
+        return {
+            "controller": "127.0.0.1",
+            "versions": versions,
+            "cpu_flags": ["x"],
+            "memory_free": 1 << 30,
+            "disk_free": 1 << 30,
+        }
 
     def clock(self) -> float:
         return 0.0
+
+    def bridge_ensure(self, **_: Any) -> Any:
+        return {"datapath": "netdev"}
+
+    def tunnels_ensure(self, **_: Any) -> Any:
+        return {"added": [], "removed": []}
+
+    def obey(self, bridge: str, take_over: bool, **who: Any) -> Any:
+        new, before = Master(**who), self.master
+        reason = objection(before, new)
+        if reason is not None and not take_over:
+            raise NodeError(reason, node=self.name, cause="other_controller")
+        self.master = new
+        return {"before": None if before is None else str(before)}
 
     def epoch_heard(self, container: str) -> Any:
         return {"epoch": self.epochs.get(container, 0)}
@@ -371,6 +393,7 @@ class FakeRemote:
     def __init__(self, node: FakeNode, killed: threading.Event) -> None:
         self._node = node
         self._killed = killed
+        self._ours: Master | None = None
         node.early.clear()  # what lives in a hook ends with its connection, and this one is new
         node.standing.clear()
 
@@ -378,7 +401,11 @@ class FakeRemote:
         if self._killed.is_set():
             raise Killed
         self._raise_if_dark(verb)
+        if verb not in LOOKING and self._node.master not in (None, self._ours):
+            raise NodeError(f"{verb}: not ours", node=self._node.name, cause="other_controller")
         result = self._node.world.call(self._node, verb, dict(args or {}))
+        if verb == "obey":
+            self._ours = self._node.master
         if self._node.world.again(self._node.name, verb):
             before = self._node.world.snapshot()
             result = self._node.world.call(self._node, verb, dict(args or {}))

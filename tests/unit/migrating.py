@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from coat_ryu.config import MigrateRequest, parse_topology
 from coat_ryu.containers import Containers
+from coat_ryu.errors import NodeError
 from coat_ryu.health import Health
 from coat_ryu.journal import Journal
 from coat_ryu.migrator import Migrator
@@ -77,9 +79,12 @@ class Controller:
             lambda node, up, down: FakeRemote(world.nodes[node.name], self.killed),
             lambda seen: "tcp:127.0.0.1:6653",
             lambda site: None,
+            self.journal.reign(),
         )
         for site in self.nodes.sites.values():
-            site.ready = True
+            with suppress(NodeError):  # the site says why
+                self.nodes._command(site)
+                site.ready = True
         self.containers = Containers(TOPOLOGY, self.nodes, self.fabric, self.journal)  # type: ignore[arg-type]
         self.migrator = Migrator(
             TOPOLOGY,

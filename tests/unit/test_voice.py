@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from coat_ryu.errors import NodeError, NodeUnreachable
+from coat_ryu.errors import Conflict, NodeError, NodeUnreachable
 from coat_ryu.feed import last_number
 from coat_ryu.journal import EPOCH, Journal, JournalError
 from coat_ryu.node import steady
+from coat_ryu.node.master import LOOKING
 from coat_ryu.remote import FakeRemote
 from coat_ryu.saga import Migration
 from coat_ryu.voice import OUTBIDS, Voice
@@ -21,10 +22,8 @@ from tests.unit.migrating import MODES, SPEC, WAYS, Controller, controller_with_
 HOUR = 3600.0
 AHEAD = 10**15
 """An epoch above any that the milliseconds of a clock could have made in the next thousand years."""
-READING = {
-    *("clock", "hello", "chain", "container_inspect", "container_needs", "container_list", "residue_list", "reach"),
-    *("image_inspect", "memory_features", "epoch_heard", "freeze_wait"),
-}
+READING = {*LOOKING, "chain", "freeze_wait"}
+"""A chain's steps have fences of their own."""
 
 
 class Node:
@@ -352,3 +351,36 @@ def test_a_running_copy_that_was_taken_back_stays_where_it_is_the_only_one(tmp_p
     world.nodes["a"].containers["web"]["state"] = "stopped"
     (stray, *_) = controller.containers.sweeper.sweep(controller.nodes.sites["b"], "known")
     assert stray.keep is not None and world.running("web") == ["b"]
+
+
+# ---- two controllers
+
+
+def test_a_second_controller_of_another_journal_changes_nothing(tmp_path: Path) -> None:
+    """It thinks that the container lives where the first is just taking it from, and would sweep its new home."""
+    one = controller_with_web(tmp_path)
+    world = one.world
+    two = Controller(world, tmp_path / "another.db")
+    two.containers.move(one.containers.resident("web").spec, "a")
+    swept: list[bool] = []
+
+    def sweep(number: int, node: str, verb: str) -> None:
+        if verb == "checkpoint_send":
+            world.before = lambda number, node, verb: None
+            for site in two.nodes.sites.values():
+                swept.extend(stray.removed for stray in two.containers.sweeper.sweep(site, "all"))
+
+    world.before = sweep
+    world.nodes["b"].taps.add("h-other")
+    assert one.run(mode="prepared").state == "succeeded"
+    assert world.running("web") == ["b"] and "h-other" in world.nodes["b"].taps
+    assert swept and not any(swept)
+    assert all(site.error and not site.ready for site in two.nodes.sites.values())
+    with pytest.raises(Conflict):
+        two.containers.remove("web")
+
+    assert "start 1" in (two.nodes.take_over("b") or "")
+    with pytest.raises(NodeError) as refused:
+        one.containers.remove("web")
+    assert refused.value.cause == "other_controller" and not one.nodes.sites["b"].ready
+    assert world.running("web") == ["b"]
