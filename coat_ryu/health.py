@@ -47,14 +47,15 @@ class Health:
         self._nodes, self._containers, self._fabric, self._journal = nodes, containers, fabric, journal
         self._busy, self._topology_error = busy, topology_error
         self._clock = clock
-        self._started = clock()
+        self._started, self._has_started = clock(), False
         self._tried: float | None = None
         self._fault: JournalError | None = None
 
     def report(self) -> dict[str, Any]:
         """How all is. Raises Starting until all that the topology declares is up, JournalError without a journal.
 
-        A node that stays away keeps nobody waiting for longer than START_GRACE: from then on it is only a problem.
+        A node that stays away keeps nobody waiting for longer than START_GRACE: from then on, and once all has been
+        up, it is only a problem.
         """
         problems = []
         for name, site in self._nodes.sites.items():
@@ -64,7 +65,8 @@ class Health:
                 problems.append(f"node {name}: {away}")
         pending = problems + [f"container {name} is not up yet" for name in self._containers.pending()]
         self._try_journal()
-        if pending and self._clock() - self._started < START_GRACE:
+        self._has_started = self._has_started or not pending
+        if not self._has_started and self._clock() - self._started < START_GRACE:
             raise Starting("starting: " + "; ".join(pending))
         problems += [f"container {name}: {why}" for name, why in self._containers.troubles().items()]
         for name, found in self._containers.sweeper.problems.items():

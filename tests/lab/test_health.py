@@ -34,12 +34,11 @@ def test_a_switch_without_its_controller_is_known_everywhere(lab: Lab, controlle
     wait_for(lambda: node(lab, other)["ready"] and not problems(lab), what="the switch to be back")
 
 
-def test_a_container_that_is_lost_is_known_until_it_is_removed(lab: Lab, made: Any) -> None:
-    made("lost", "edge1", "python", "sleep", "600")
+def test_a_container_that_is_lost_is_known_until_it_is_removed(lab: Lab, controller: Controller) -> None:
+    body = {"name": "lost", "node": "edge1", "image": "localhost/coat-python", "command": ["sleep", "600"]}
+    controller.post("/v1.0/containers", body)
     lab.exec("edge1", ["podman", "rm", "--force", "--time=0", "lost"])
     assert get(lab, "/v1.0/containers/lost")["problem"] == "it is missing on edge1"
     assert problems(lab) == ["container lost: it is missing on edge1"]
-    get(lab, "/v1.0/containers")
-    Controller(lab.rest).call("DELETE", "/v1.0/containers/lost")
+    controller.call("DELETE", "/v1.0/containers/lost")
     assert problems(lab) == []
-    made("lost", "edge1", "python", "sleep", "600")

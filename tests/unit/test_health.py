@@ -71,6 +71,13 @@ def test_a_start_waits_for_the_switches_but_not_for_ever(controller: Controller,
     assert health.report()["status"] == "degraded"
 
 
+def test_what_has_been_up_once_is_not_starting_again(controller: Controller, clock: Clock) -> None:
+    health = health_of(controller, clock=clock)
+    assert health.report()["status"] == "ok"
+    controller.fabric.switch_problems["a"] = "its switch is not connected"
+    assert health.report()["status"] == "degraded"
+
+
 @pytest.mark.parametrize("state", [None, "checkpointed"])
 def test_a_lost_container_is_a_problem_until_it_is_there_again(
     controller: Controller, health: Health, state: str | None
