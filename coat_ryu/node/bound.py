@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from coat_ryu.node.failure import Failure
+
 NAMES = ("hosts", "resolv.conf", "hostname", ".containerenv")
 ARCHIVE = "bound.json"
 """What they are kept in, beside the checkpoint and on their way."""
@@ -47,10 +49,18 @@ def keep(bundle: Path, directory: Path) -> None:
 
 
 def kept(bundle: Path) -> Files:
+    """Raises Failure for what is none of ours: another node has sent it."""
     try:
         found: Files = json.loads((bundle / ARCHIVE).read_bytes())
+        for file in found.values():
+            uid, gid = file["owner"]
+            base64.b64decode(file["content"])
+            if not all(isinstance(number, int) for number in (uid, gid, file["mode"], file["at"])):
+                raise ValueError("a number is wanted")
     except FileNotFoundError:
         return {}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Failure("transfer_failed", f"the state has a {ARCHIVE} that is none: {error!r}") from None
     return found
 
 

@@ -357,6 +357,13 @@ def test_files_that_podman_makes_come_along(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize("wrong", ["", "[1]", '{"hosts": 1}', '{"hosts": {"content": "", "mode": 1}}', "\\xff"])
+def test_files_that_podman_did_not_make_are_refused(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / bound.ARCHIVE).write_text(wrong)
+    with pytest.raises(Failure, match="that is none"):
+        bound.kept(tmp_path)
+
+
 @pytest.mark.parametrize(("lines", "moved"), [(0, 0), (3, 3), (20_000, (1 << 16) // 12)])
 def test_the_end_of_the_log_comes_along(tmp_path: Path, lines: int, moved: int) -> None:
     source, destination = place(tmp_path / "a"), place(tmp_path / "b")
