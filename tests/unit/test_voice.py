@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from coat_ryu.cli import main
 from coat_ryu.errors import Conflict, NodeError, NodeUnreachable
 from coat_ryu.feed import last_number
 from coat_ryu.journal import EPOCH, Journal, JournalError
@@ -17,7 +19,7 @@ from coat_ryu.remote import FakeRemote
 from coat_ryu.saga import Migration
 from coat_ryu.voice import OUTBIDS, Voice
 from tests.unit.fakes import FakeReply, World
-from tests.unit.migrating import MODES, SPEC, WAYS, Controller, controller_with_web, world_with_web
+from tests.unit.migrating import MODES, SPEC, WAYS, Controller, controller_with_web, wait_for, world_with_web
 
 HOUR = 3600.0
 AHEAD = 10**15
@@ -384,3 +386,26 @@ def test_a_second_controller_of_another_journal_changes_nothing(tmp_path: Path) 
         one.containers.remove("web")
     assert refused.value.cause == "other_controller" and not one.nodes.sites["b"].ready
     assert world.running("web") == ["b"]
+
+
+def test_a_restored_journal_is_refused_until_told_and_finds_what_moved(tmp_path: Path) -> None:
+    """As docs/operate.md has it: a copy, a move, the copy put back, a word for each host."""
+    one = controller_with_web(tmp_path)
+    copy = tmp_path / "copy.db"
+    done = CliRunner().invoke(main, ["journal", "backup", str(copy), "--journal", str(tmp_path / "journal.db")])
+    assert done.exit_code == 0, done.output
+    assert one.run().state == "succeeded"
+    one.killed.set()
+
+    Controller(one.world, tmp_path / "journal.db").killed.set()  # one more start, of which the copy knows nothing
+
+    two = Controller(one.world, copy)
+    assert all("copy of this journal" in (site.error or "") and not site.ready for site in two.nodes.sites.values())
+    for name in two.nodes.sites:
+        assert "start 2" in (two.nodes.take_over(name) or "")
+    wait_for(lambda: all(site.ready for site in two.nodes.sites.values()))
+    assert two.containers.resident("web").node == "a", "what the copy says"
+    for site in two.nodes.sites.values():
+        two.containers.on_ready(site)
+    wait_for(lambda: two.containers.resident("web").node == "b" and two.containers.claimed() == set())
+    assert one.world.running("web") == ["b"] and one.world.most_copies == 1
