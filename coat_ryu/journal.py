@@ -55,6 +55,10 @@ DAY_MS = 86_400_000
 PORTION = 20
 """Records that are read at once where there may be many."""
 
+_HAS_MOVED_SINCE = (
+    "EXISTS (SELECT 1 FROM migrations AS later WHERE later.serial > migrations.serial"
+    " AND json_extract(later.record, '$.container') = json_extract(migrations.record, '$.container'))"
+)
 _TOO_MANY = "max(0, (SELECT count(*) FROM migrations) - ?)"
 
 
@@ -270,11 +274,15 @@ class Journal:
     def prune(self, keep: int, finished_before: str = "") -> int:
         """Forgets finished migrations: all but the newest ``keep``, and those that ended before a time (RFC 3339, UTC).
 
-        Returns how many went.
+        Returns how many went. What a container's last migration has left undecided is not forgotten by a date: the
+        clock may have been set.
         """
         before = self._db.total_changes
         for which, bound in (
-            ("json_extract(record, '$.finished_at') < ?", finished_before),
+            (
+                f"json_extract(record, '$.finished_at') < ? AND (state != 'failed' OR {_HAS_MOVED_SINCE})",
+                finished_before,
+            ),
             (f"serial IN (SELECT serial FROM migrations ORDER BY serial LIMIT {_TOO_MANY})", keep),
         ):
             self._do(f"DELETE FROM migrations WHERE state != 'running' AND {which}", bound)

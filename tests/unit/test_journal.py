@@ -78,6 +78,17 @@ def test_pruning_forgets_what_ended_long_ago(tmp_path: Path) -> None:
     assert [migration.id for migration in journal.migrations()] == ["m4", "m3", "running"]
 
 
+def test_pruning_by_a_clock_that_was_set_forgets_nothing_undecided(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    for name, container, state in (("m1", "web", "failed"), ("m2", "web", "failed"), ("m3", "db", "succeeded")):
+        ended = a_migration(name, state).model_copy(
+            update={"container": container, "finished_at": "2026-01-01T00:00:00.000000Z"}
+        )
+        journal.put_migration(ended, {})
+    assert journal.prune(keep=100, finished_before="2099-01-01T00:00:00.000000Z") == 2
+    assert [migration.id for migration in journal.migrations()] == ["m2"]
+
+
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     Journal(tmp_path / "j.db")
     assert stat.S_IMODE(os.stat(tmp_path / "j.db").st_mode) == 0o600
