@@ -38,3 +38,13 @@ def _sleepers(needs: dict[str, Any]) -> Iterator[Caveat]:
             f"{', '.join(needs['sleepers'][:3])} may end early: CRIU cuts a sleep short (EINTR), and not every sleep(1)"
         )
         yield Caveat("sleep_ends_early", f"{message} sleeps on then")
+
+
+def after_restore(restored: dict[str, Any], checkpointed: dict[str, Any]) -> Iterator[Caveat]:
+    """What turned out to be lost, from what the hook says of both."""
+    lost, left_out = restored.get("options_lost"), checkpointed.get("sockets_left_out")
+    if lost:
+        yield Caveat("options_lost", f"not set again on the container's sockets: {'; '.join(lost[:3])}")
+    if left_out:
+        message = f"{left_out} sockets were too many to be looked at in the freeze"
+        yield Caveat("sockets_left_out", f"{message}, so options and multicast groups that CRIU forgets are lost")

@@ -404,6 +404,8 @@ def note_restore(move: Move, tally: Tally, restored: dict[str, Any], released: d
     move.note_resumed(restored["resumed_at"])
     _count(move, released)
     tally.detail.update(restored, **released)
+    checkpointed = next((step.detail for step in move.record.steps if step.name == "checkpoint"), {})
+    move.record.warnings += caveats.after_restore(restored, checkpointed)
 
 
 def _count(move: Move, counts: dict[str, Any] | None) -> None:

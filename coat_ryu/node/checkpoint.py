@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import bound, criu, criulog, freezer, gate, hold, remains, standing, state, steady
+from coat_ryu.node import bound, criu, criulog, freezer, gate, hold, options, remains, standing, state, steady
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import NEVER, Place, place, podman, require, runtime
@@ -119,7 +119,7 @@ class Sending:
         """
         if self._given_up.is_set():
             raise Failure("transfer_failed", "the checkpoint failed")
-        return (self._where.bundle / DUMPED).exists()
+        return (self._where.bundle / DUMPED).exists() and self._gate.kept.is_set()
 
     def _settle(self) -> None:
         """Podman takes /dev/shm away when CRIU has ended, and keeps what was in it: soon that is there whole."""
@@ -210,7 +210,8 @@ def restore(
 
     ``mtu`` is the namespace's proper one. ``release``: arguments of the ``hold_release`` that is begun the moment the
     processes run. Without ``repair_mss`` sockets stay as CRIU leaves them.
-    Answers ``resumed_at``, that moment on the node's clock, and CRIU's statistics in microseconds.
+    Answers ``resumed_at``, that moment on the node's clock, CRIU's statistics in microseconds, and what of its sockets
+    was set again (``options.set_again``).
     """
     release_hold = hold.releasing(release)
     where = place(name)
@@ -222,10 +223,11 @@ def restore(
     else:
         go_on = ready.go_on
     stats_file = where.bundle / RESTORED
+    kept, again = options.load(where.bundle / state.CHECKPOINT), dict[str, Any]()
 
     def attempt(*settings: str) -> float:
         stats_file.unlink(missing_ok=True)
-        seeing = _watching(stats_file, lambda: _resumed(netns, mtu, release_hold))
+        seeing = _watching(stats_file, lambda: again.update(resumed(netns, mtu, release_hold, kept)))
         with criu.configured(name, *settings), seeing as seen, standing.locked(name):
             return _restore(name, where, go_on, seen)
 
@@ -238,7 +240,7 @@ def restore(
         namespaces.set_mtu(netns, mtu)
     stats = criu.read_stats(stats_file) if stats_file.exists() else {}
     state.remove_checkpoint(where)
-    return {"id": where.id, "resumed_at": resumed_at, "criu": stats}
+    return {"id": where.id, "resumed_at": resumed_at, "criu": stats, **again}
 
 
 def _refuse_what_has_ended(name: str, where: Place) -> None:
@@ -294,9 +296,11 @@ def _ready(name: str, netns: str, mtu: int, transfer: str, repair_mss: bool) -> 
     return ready
 
 
-def _resumed(netns: str, mtu: int, release_hold: Callable[[], None]) -> None:
+def resumed(netns: str, mtu: int, release_hold: Callable[[], None], kept: dict[str, Any]) -> dict[str, Any]:
+    """What is done as soon as the processes run; what they wait for comes first."""
     namespaces.set_mtu(netns, mtu)
     release_hold()
+    return options.set_again(kept, namespaces.path(netns))
 
 
 def _restore(name: str, where: Place, go_on: Callable[[], object], seen: list[float]) -> float:

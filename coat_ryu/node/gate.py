@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from coat_ryu.node import freezer, settling, steady
+from coat_ryu.node import freezer, options, settling, state, steady
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.gaps import Gaps
 from coat_ryu.node.podman import Place
@@ -61,19 +61,21 @@ class Gate:
     ``gaps_s`` is how long it was given to fill gaps, ``gaps_left`` how many connections had one when it was let
     through. ``turned_s`` is how long the node took to turn its switch, None when it did not. A node that is ``alone``
     turns it only if what follows was handed to it as well: else nobody would, and the container runs on instead.
-    ``refusal`` is why the container was not frozen.
+    ``refusal`` is why the container was not frozen. ``kept`` is set when what CRIU forgets has been written down
+    (``options``), which is done while CRIU is at work.
     """
 
     def __init__(self, attempt: str | None = None) -> None:
         self.attempt = attempt
-        self.reached = threading.Event()
+        self.reached, self.kept = threading.Event(), threading.Event()
         self.frozen_at: float | None = None
         self.gaps_s = 0.0
         self.gaps_left = 0
         self.turned_s: float | None = None
         self.refusal: Failure | None = None
         self._settled: Settled | None = None
-        self._identity = ""
+        self._place: Place | None = None
+        self._options: dict[str, Any] = {}
         self._gaps: Gaps | None = None
         self._turn: Turn | None = None
         self._handed_on = False
@@ -91,15 +93,15 @@ class Gate:
             left = self._settled.left
             told |= {"settle_s": self._settled.waited, "freezes": self._settled.tries}
             told |= {"half_open": left.half_open, "leaving": left.leaving}
-        return told
+        return told | self._options
 
     def open(
-        self, gaps: Gaps, turn: Turn | None, let_through: int, handed_on: bool = False, identity: str = ""
+        self, gaps: Gaps, turn: Turn | None, let_through: int, handed_on: bool = False, where: Place | None = None
     ) -> None:
-        """From here on it can be passed: by a byte written to ``let_through``. ``identity`` is the container's id."""
+        """From here on it can be passed: by a byte written to ``let_through``. ``where`` is the container's place."""
         with self._lock:
             self._gaps, self._turn, self._let_through = gaps, turn, let_through
-            self._handed_on, self._identity = handed_on, identity
+            self._handed_on, self._place = handed_on, where
 
     def close(self) -> None:
         with self._lock:
@@ -111,6 +113,7 @@ class Gate:
                 self._turn.unsift()
         self._turn = None
         self.reached.set()
+        self.kept.set()
 
     def let_pass(self) -> None:
         with self._lock:
@@ -128,7 +131,7 @@ class Gate:
             self._waiting_since = steady.now()
             if self.frozen_at is None:  # there was no freezer: by now CRIU has frozen all
                 self.frozen_at = self._waiting_since
-                self._begin(self._fill, self._gaps)
+                self._begin(self._fill, self._gaps, pid)
 
     def _begin(self, work: Callable[..., None], *arguments: object) -> None:
         self._work = threading.Thread(target=work, args=arguments, daemon=True)
@@ -136,7 +139,7 @@ class Gate:
 
     def _prepare(self, gaps: Gaps, pid: int) -> None:
         """Freezes the container when none of its connections is being opened."""
-        own = freezer.directory(pid, self._identity)
+        own = freezer.directory(pid, self._place.id if self._place else "")
         if own is None:
             return self._answer(GO_ON)
         gaps.count()  # what was said long before goes, so that what is said in the freeze finds room
@@ -156,7 +159,7 @@ class Gate:
             return self._answer(TURN_BACK)
         self.frozen_at = settled.frozen_at
         self._answer(GO_ON)
-        self._fill(gaps)
+        self._fill(gaps, pid)
 
     def _answer(self, word: bytes) -> None:
         with self._lock:
@@ -178,7 +181,7 @@ class Gate:
         except OSError:
             return False
 
-    def _fill(self, gaps: Gaps) -> None:
+    def _fill(self, gaps: Gaps, pid: int) -> None:
         self.gaps_s = gaps.wait_until_filled(GAP_PATIENCE)
         if self._turn is not None and self._may_turn():
             began = time.monotonic()
@@ -187,6 +190,9 @@ class Gate:
                 self.turned_s = time.monotonic() - began
                 self.let_pass()
         self.reached.set()
+        if pid and self._place is not None:
+            self._options = options.keep(pid, self._place.bundle / state.CHECKPOINT)
+        self.kept.set()
 
     def _may_turn(self) -> bool:
         with self._lock:  # a checkpoint that has failed meanwhile needs no frames turned away
@@ -239,7 +245,7 @@ def closed(
     with (
         contextlib.closing(Gaps(port)) as gaps,
         made_ready(turn) as ready,
-        _watched(gate, where.bundle, lambda through: gate.open(gaps, ready, through, handed_on, where.id)),
+        _watched(gate, where.bundle, lambda through: gate.open(gaps, ready, through, handed_on, where)),
     ):
         yield gate
 

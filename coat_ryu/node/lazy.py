@@ -23,7 +23,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from coat_ryu.node import bound, checkpoint, criu, criulog, freezer, gate, hold, pager, podman, repair, state, steady
+from coat_ryu.node import (
+    bound,
+    checkpoint,
+    criu,
+    criulog,
+    freezer,
+    gate,
+    hold,
+    options,
+    pager,
+    podman,
+    repair,
+    state,
+    steady,
+)
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
@@ -232,12 +246,12 @@ def lazy_restore(
     stats = where.bundle / "stats-restore"
     stats.unlink(missing_ok=True)
     seen: list[float] = []
+    kept, again = options.load(where.bundle / state.CHECKPOINT), dict[str, Any]()
 
     def look() -> None:
         if not seen and stats.exists():
             seen.append(steady.now())
-            namespaces.set_mtu(netns, mtu)
-            release_hold()
+            again.update(checkpoint.resumed(netns, mtu, release_hold, kept))
 
     checkpoint.widen(netns, mtu, repair_mss)
     settings = [] if release is None else [criu.NO_LOCK]
@@ -251,7 +265,8 @@ def lazy_restore(
         raise
     finally:
         namespaces.set_mtu(netns, mtu)
-    return {"id": where.id, "resumed_at": seen[0] if seen else steady.now(), "criu": criu.read_stats(stats)}
+    resumed_at = seen[0] if seen else steady.now()
+    return {"id": where.id, "resumed_at": resumed_at, "criu": criu.read_stats(stats), **again}
 
 
 def _restored_already(name: str, netns: str, mtu: int, release_hold: Callable[[], None]) -> dict[str, Any]:

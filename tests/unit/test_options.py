@@ -1,0 +1,151 @@
+"""What CRIU forgets of sockets and timers, read from real ones and set again: those of this process."""
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coat_ryu.node import options
+
+LOOPBACK = struct.pack("@I4x128s", 1, struct.pack("@HH4s", socket.AF_INET, 0, socket.inet_aton("239.1.2.3")))
+ME = os.getpid()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as one,
+    ):
+        yield listener, one
+
+
+@pytest.fixture(autouse=True)
+def itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "_family", lambda init: {1: init})
+    monkeypatch.setattr(options, "first_process", lambda netns: ME)
+
+
+def read() -> dict[str, Any]:
+    return options.read(ME, time.monotonic() + 10)[0]
+
+
+def of(found: dict[str, Any], one: socket.socket | int) -> dict[str, Any]:
+    number = one if isinstance(one, int) else one.fileno()
+    return next((told for kind in found.values() for told in kind if told["fd"] == number), {})
+
+
+def test_options_that_differ_from_a_new_sockets_are_kept_and_set_again(pair: Any) -> None:
+    listener, one = pair
+    assert of(read(), one) == {} and of(read(), listener) == {}
+    listener.setsockopt(6, 9, 5)
+    wanted = {(6, 18): 54321, (6, 25): 8192, (6, 8): 20, (6, 16): 1, (0, 10): 3, (0, 11): 1}
+    usual = {key: one.getsockopt(*key) for key in wanted}
+    for (level, option), value in wanted.items():
+        one.setsockopt(level, option, value)
+    one.setsockopt(6, 13, b"reno")
+    kept = json.loads(json.dumps(read()))
+    kept["sockets"] = [of(kept, one), of(kept, listener)]
+    for (level, option), value in usual.items():
+        one.setsockopt(level, option, value)
+    listener.setsockopt(6, 9, 0)
+    done = options.set_again(kept, Path("/"))
+    assert {key: one.getsockopt(*key) for key in wanted} == wanted
+    assert one.getsockopt(6, 13, 16).rstrip(b"\0") == b"reno" and listener.getsockopt(6, 9) > 0
+    assert (done["options_set"], done["options_lost"]) == (7, [])
+
+
+@pytest.mark.parametrize("sources", [(), ("10.0.0.1", "10.0.0.2")])
+def test_a_membership_is_kept_and_joined_again(sources: tuple[str, ...]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(0, 42, LOOPBACK)
+        if sources:
+            rows = b"".join(struct.pack("@HH4s120x", socket.AF_INET, 0, socket.inet_aton(source)) for source in sources)
+            rule = struct.pack("@I4x128sII", 1, LOOPBACK[8:], 1, len(sources)) + rows
+            one.setsockopt(0, 48, rule)
+        kept = of(read(), one)
+        assert [told["interface"] for told in kept["groups"]] == ["lo"] and len(kept["groups"][0]["sources"]) == len(
+            sources
+        )
+        one.setsockopt(0, 45, LOOPBACK)  # MCAST_LEAVE_GROUP
+        assert of(read(), one) == {}
+        assert options.set_again({"sockets": [kept]}, Path("/")) == {"options_set": 1, "options_lost": []}
+        assert of(read(), one) == kept
+
+
+def test_a_timer_that_is_due_fires_again() -> None:
+    timer = timerfd(0.01, 0.01)
+    try:
+        time.sleep(0.05)
+        (kept,) = read()["timers"]
+        assert kept == {"pid": 1, "fd": timer, "interval": [0, 10_000_000]} or tuple(kept["interval"]) == (
+            0,
+            10_000_000,
+        )
+        set_timer(timer, 0, 0)  # as CRIU leaves it
+        assert options.set_again({"timers": [kept]}, Path("/"))["options_lost"] == []
+        for _ in range(2):
+            assert struct.unpack("Q", os.read(timer, 8))[0] > 0
+        assert read()["timers"] == []  # it was read just now
+    finally:
+        os.close(timer)
+
+
+def timerfd(first: float, interval: float) -> int:
+    made = options._libc.timerfd_create(1, 0)
+    set_timer(made, first, interval)
+    return int(made)
+
+
+def set_timer(timer: int, first: float, interval: float) -> None:
+    value = (ctypes.c_long * 4)(0, int(interval * 1e9), 0, int(first * 1e9))
+    assert options._libc.timerfd_settime(timer, 0, value, None) == 0
+
+
+def test_twenty_sockets_are_read_within_two_milliseconds(pair: Any) -> None:
+    listener, _ = pair
+    many = [socket.create_connection(listener.getsockname()) for _ in range(20)]
+    for one in many:
+        one.setsockopt(6, 18, 1000)
+    took = []
+    for _ in range(20):
+        began = time.thread_time()
+        found, looked_at, left_out = options.read(ME, time.monotonic() + 10)
+        took.append(time.thread_time() - began)
+    assert len(found["sockets"]) >= 20 and looked_at >= 20 and left_out == 0
+    assert min(took) < 0.002, took
+    for one in many:
+        one.close()
+
+
+def test_what_there_is_no_time_for_is_counted(pair: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert options.read(ME, time.monotonic() - 1)[1:] == (0, options.read(ME, time.monotonic() + 10)[1])
+    monkeypatch.setattr(options, "MOST", 1)
+    said = options.keep(ME, tmp_path)
+    assert said["sockets"] == 1 and said["sockets_left_out"] >= 1
+    assert options.load(tmp_path).keys() == {"sockets", "timers"}
+    assert (tmp_path / options.FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"sockets": 5}', '{"sockets": [5, {}, {"pid": 1, "fd": 9999, "options": {}}]}', "{",
+     '{"sockets": [{"pid": 7, "fd": 0, "options": {"1/1": "zz"}}], "timers": [{"pid": 1, "fd": 0, "interval": "x"}]}'],
+)  # fmt: skip
+def test_a_list_that_is_none_of_ours_does_no_harm(tmp_path: Path, text: str) -> None:
+    (tmp_path / options.FILE).write_text(text)
+    assert options.set_again(options.load(tmp_path), Path("/"))["options_set"] == 0
+    assert options.load(tmp_path / "none") == {}
+
+
+def test_options_beyond_the_known_ones_are_never_set(pair: Any) -> None:
+    kept = {"sockets": [{"pid": 1, "fd": pair[1].fileno(), "options": {"1/36": "05000000", "6/18": "07000000"}}]}
+    assert options.set_again(kept, Path("/"))["options_set"] == 1  # SO_MARK is not among them
+    assert (pair[1].getsockopt(1, 36), pair[1].getsockopt(6, 18)) == (0, 7)
