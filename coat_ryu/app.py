@@ -122,12 +122,13 @@ class Coat(FabricApp):
         logs.configure(CONF.coat.log_format)
         self.refusals = Refusals()
         self._rest_keys = Keys(Tls(CONF.coat.tls_cert, CONF.coat.tls_key, CONF.coat.tls_client_ca, CONF.coat.tls_crl))
-        self._openflow_keys = Keys(southbound.files(CONF, CONF.coat.openflow_crl))
+        openflow_keys = Keys(southbound.files(CONF, CONF.coat.openflow_crl))
         southbound.refuse_open_door(
-            CONF.ofp_listen_host, bool(CONF.ofp_switch_address_list), self._openflow_keys.files, CONF.coat.openflow_open
+            CONF.ofp_listen_host, bool(CONF.ofp_switch_address_list), openflow_keys.files, CONF.coat.openflow_open
         )
         self.doors = _doors(self._rest_keys.files)
-        replace_servers(self._rest_keys, southbound.Door(self._openflow_keys, self.refusals))
+        self._door = southbound.Door(openflow_keys, self.refusals)
+        replace_servers(self._rest_keys, self._door)
         topology = _topology()
         # Each write waits for the disk: 1 to 4 ms, in which the event loop would stand still. SQLite lets in one at a
         # time, and each of the pool's twenty threads would take memory of its own.
@@ -189,7 +190,7 @@ class Coat(FabricApp):
                 self.doors.tokens = _tokens()
         except CoatError as error:
             LOG.error("the tokens stay as they were: %s", error)
-        for keys in (self._rest_keys, self._openflow_keys):
+        for keys in (self._rest_keys, self._door):
             try:
                 keys.read_again()
             except CoatError as error:

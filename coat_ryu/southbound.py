@@ -115,6 +115,19 @@ class Door:
         self.keys = keys
         self._refusals = refusals
         self._pending: Counter[str] = Counter()
+        self._certificates: dict[Datapath, bytes] = {}
+
+    def read_again(self) -> None:
+        """Takes certificates and lists as they are now, and hangs up on whose certificate was revoked meanwhile. Raises
+        OpenDoor, and then all stays as it was.
+        """
+        self.keys.read_again()
+        if self.keys.files.crl is None:
+            return
+        for datapath, certificate in list(self._certificates.items()):
+            if tls.is_revoked(certificate, self.keys.files.crl):
+                self._refusals.note("certificate", datapath.address, "its certificate was revoked")
+                datapath.close()
 
     def meet(self, connection: Any, address: Any) -> None:
         """Serves one connection until it ends. Never raises."""
@@ -149,15 +162,21 @@ class Door:
             on_known()
 
     def _serve(self, connection: Any, address: Any, on_known: Callable[[], None]) -> None:
-        certified = None
+        certified = certificate = None
         try:
             if self.keys.context is not None:
                 connection = self.keys.context.wrap_socket(connection, server_side=True)
                 if self.keys.files.client_ca:
                     certified = frozenset(tls.names(connection.getpeercert()))
+                    certificate = connection.getpeercert(binary_form=True)
                 connection = _Secured(connection)
             with contextlib.closing(Datapath(connection, address, certified, on_known)) as datapath:
-                datapath.serve()
+                if certificate is not None:
+                    self._certificates[datapath] = certificate
+                try:
+                    datapath.serve()
+                finally:
+                    self._certificates.pop(datapath, None)
         finally:
             connection.close()
 

@@ -7,7 +7,10 @@ may do what is the affair of those who ask for ``names``.
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from coat_ryu.errors import CoatError
 
@@ -68,6 +71,16 @@ class Keys:
     def read_again(self) -> None:
         """Raises OpenDoor, and then stays as it was."""
         self.context = self.files.context()
+
+
+def is_revoked(certificate: bytes, crl: str) -> bool:
+    """Whether a certificate (DER) is in one of the lists of the PEM file ``crl``. Raises OSError, ValueError."""
+    ours, end = x509.load_der_x509_certificate(certificate), b"-----END X509 CRL-----"
+    lists = [x509.load_pem_x509_crl(part + end) for part in Path(crl).read_bytes().split(end)[:-1]]
+    return any(
+        one.issuer == ours.issuer and one.get_revoked_certificate_by_serial_number(ours.serial_number) is not None
+        for one in lists
+    )
 
 
 def names(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:

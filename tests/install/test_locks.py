@@ -22,9 +22,10 @@ import pytest
 
 from coat_ryu import handlers
 from coat_ryu.places import PLACES
-from tests.install.certificates import authority, certificate
+from tests.install.certificates import authority, certificate, revoke
 from tests.install.manager import Manager, free_port, running
 from tests.install.test_websocket import frame, log_once_it_has
+from tests.switch.rogue import is_closed, rogue
 
 ENVIRONMENT = Path(sys.prefix)
 SECRET = "5e" * 32
@@ -507,6 +508,25 @@ def test_the_documents_certificates_open_their_own_door_alone(documented: Path, 
             with pytest.raises(closed):
                 hello(at(documented, client, "openflow-ca"), port)
     assert "Traceback" not in manager.log.read_text()
+
+
+def test_a_switch_whose_certificate_is_revoked_is_hung_up_on(place: Path, tmp_path: Path) -> None:
+    certificate(place, "leaver", usage="clientAuth")
+    revoke(place)
+    port = free_port()
+    arguments = ["--ctl-privkey", f"{place}/server.key", "--ctl-cert", f"{place}/server.pem"]
+    arguments += ["--ca-certs", f"{place}/ca.pem", "--ofp-ssl-listen-port", str(port)]
+    with running(ENVIRONMENT, "coat_ryu.app", tmp_path, f"openflow_crl = {place}/ca.crl", *arguments) as manager:
+        manager.get("/openapi.json")
+        with (
+            rogue(port, 0xDEAD, secure(place, "leaver")) as leaver,
+            rogue(port, 0xBEEF, secure(place, "edge1")) as other,
+        ):
+            assert not is_closed(leaver, 0.5)
+            revoke(place, "leaver")
+            manager.process.send_signal(signal.SIGHUP)
+            assert is_closed(leaver, 8) and not is_closed(other, 0.5)
+    assert "its certificate was revoked" in manager.log.read_text()
 
 
 def test_with_one_authority_names_and_usages_still_keep_the_doors_apart(place: Path, tmp_path: Path) -> None:
