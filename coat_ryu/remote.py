@@ -196,8 +196,8 @@ class Remote:
         return Reply(answer["result"], started + offset, finished + offset, elapsed, overhead)
 
     def _failure(self, verb: str, error: dict[str, str]) -> NodeError:
-        kind = NodeTimeout if error["cause"] == "timeout" else NodeError
-        cause = None if error["cause"] in ("timeout", "command_failed") else error["cause"]
+        kind = {"timeout": NodeTimeout, "not_told": NodeUnreachable}.get(error["cause"], NodeError)
+        cause = None if error["cause"] in ("timeout", "not_told", "command_failed") else error["cause"]
         message = f"node {self.name}: {verb}: {error['message'][:STDERR_KEPT]}"
         return kind(message, node=self.name, command=error["command"] or verb, stderr=error["stderr"], cause=cause)
 

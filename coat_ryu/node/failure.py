@@ -9,7 +9,8 @@ class Failure(Exception):
 
     ``cause`` is one of ``bad_args``, ``unknown_verb``, ``not_found``, ``conflict``, ``command_failed``, ``timeout``,
     ``transfer_failed``, ``memory_lost``, ``connections_in_flight``, ``fenced``,
-    ``other_controller`` and ``internal``, or what CRIU said (``criulog``); ``command`` the argv that failed, if there
+    ``other_controller``, ``not_told`` and
+    ``internal``, or what CRIU said (``criulog``); ``command`` the argv that failed, if there
     was one.
     """
 

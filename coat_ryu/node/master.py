@@ -22,7 +22,8 @@ from coat_ryu.node.verbs import Ifname, Rule, verb
 FILE = Path("/run/coat/master")
 """Gone after a reboot; the bridge remembers it then."""
 
-REFUSED = "other_controller"
+REFUSED, NOT_TOLD = "other_controller", "not_told"
+"""``not_told``: a connection is not complete before its controller has said who it is."""
 
 LOOKING = frozenset(
     ("obey", "hello", "clock", "reach", "epoch_heard", "image_inspect", "memory_features", "residue_list")
@@ -103,7 +104,8 @@ class Allegiance:
         known = None if isinstance(name, str) and name in LOOKING else self.known()
         if known is not None and known != self._ours:
             said = "one that has not said who it is" if self._ours is None else f"{self._ours}"
-            raise Failure(REFUSED, f"{name}: this node obeys another controller ({known}), not {said}")
+            cause = NOT_TOLD if self._ours is None else REFUSED
+            raise Failure(cause, f"{name}: this node obeys another controller ({known}), not {said}")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -74,8 +74,9 @@ def test_an_earlier_start_is_obeyed_no_more(node: Node) -> None:
 def test_a_hook_whose_controller_said_nothing_changes_nothing_of_anothers(node: Node) -> None:
     node.hook().check("container_remove")  # a node that nobody has claimed yet
     node.hook().obey("coat", FIRST, False)
-    with pytest.raises(Failure, match="not said who it is"):
+    with pytest.raises(Failure, match="not said who it is") as refused:
         node.hook().check("container_remove")
+    assert refused.value.cause == "not_told", "a connection that is not complete, not another controller's"
 
 
 def test_a_node_that_was_rebooted_remembers_by_its_bridge(node: Node) -> None:

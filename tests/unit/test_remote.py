@@ -133,3 +133,9 @@ def test_the_fake_answers_by_its_functions() -> None:
     fake.close()
     with pytest.raises(NodeUnreachable):
         fake.call("double", {"n": 1})
+
+
+def test_a_hook_that_was_not_told_whom_it_obeys_is_not_connected_yet() -> None:
+    remote = Remote("edge", Login("127.0.0.1", 1, "root", None, "/none"))
+    error = remote._failure("hold_close", {"cause": "not_told", "message": "not yet", "command": "", "stderr": ""})
+    assert isinstance(error, NodeUnreachable) and error.cause == "node_unreachable"
