@@ -8,11 +8,13 @@ A socket that closes says no; so a hook that dies leaves nothing waiting.
 
 import contextlib
 import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from coat_ryu.node.process import finish, remaining, write_if_other
 DIRECTORY = Path("/run/coat/standing")
 USHER = Path("/run/coat/usher")
 CONFIGURATION = Path("/run/coat/containers.conf")
+POLL = 0.02
+"""Seconds between looks whether Podman has ended before its runtime stands."""
 ARRIVAL = 60.0
 """Seconds that Podman may need until its runtime stands, and to end when it is told to."""
 RESTORE_TIMEOUT = 120.0
@@ -69,19 +73,12 @@ class Standing:
 
     def _await(self, listener: socket.socket) -> socket.socket:
         """Returns when the runtime is at the door. Raises Failure when Podman has ended before, or takes too long."""
-        threading.Thread(target=self._shut_when_ended, args=(listener.dup(),), daemon=True).start()
-        listener.settimeout(remaining(ARRIVAL))
-        try:
-            return listener.accept()[0]
-        except OSError:
-            finish(self._process, self._argv, 1.0)
-            raise Failure("command_failed", "podman: the restore did not ask its runtime for anything") from None
-
-    def _shut_when_ended(self, listener: socket.socket) -> None:
-        with listener:
-            self._process.wait()
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
+        give_up = time.monotonic() + remaining(ARRIVAL)
+        while self.alive and time.monotonic() < give_up:
+            if select.select([listener], [], [], POLL)[0]:
+                return listener.accept()[0]
+        finish(self._process, self._argv, 1.0)
+        raise Failure("command_failed", "podman: the restore did not ask its runtime for anything")
 
     @property
     def alive(self) -> bool:
