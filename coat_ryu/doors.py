@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import MappingProxyType
@@ -201,13 +201,13 @@ class Doors:
             return False
         return True
 
-    def name_of(self, caller: Caller, names: Sequence[str] = ()) -> str:
+    def name_of(self, caller: Caller) -> str:
         """Who asks, for those who look back later: by token and by the first of a certificate's names, else by
         address.
         """
         token = self._token(caller)
         known = [f"token {token.name}"] if token else []
-        known += [f"certificate {name}" for name in names[:1]]
+        known += [f"certificate {name}" for name in caller.names[:1]]
         return ", ".join(known) or f"address {caller.address}"
 
     def _token(self, caller: Caller) -> Token | None:

@@ -239,7 +239,7 @@ def answer(services: Services, request: Request, doors: Doors = OPEN) -> Answer:
         route, path = _find(request, headers)
         doors.allow(caller, route.role)
         query = parse_query(route.query, request.GET.items())
-        who = doors.name_of(caller, request.environ.get(NAMES, ()))
+        who = doors.name_of(caller)
         is_current = request.environ.get("coat.is_current", lambda: True)
         asked = Asked(
             request, path, query, doors.role_of(caller), who, lambda: is_current() and doors.may(caller, route.role)

@@ -382,6 +382,22 @@ def message(answers: Any) -> bytes:
 # ---- a topology that changes
 
 
+def test_after_sighup_a_connection_of_before_has_to_come_in_anew(locked: Manager, place: Path) -> None:
+    """Its certificate may be one that counts no more."""
+    connection = http.client.HTTPSConnection(*locked.rest, timeout=30, context=secure(place, "client"))
+    with contextlib.closing(connection):
+        connection.request("GET", "/openapi.json")
+        connection.getresponse().read()
+        before = locked.log.read_text().count("topology was not changed")
+        locked.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: locked.log.read_text().count("topology was not changed") > before)
+        time.sleep(0.2)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            connection.request("GET", "/openapi.json")
+            connection.getresponse()
+    assert ask(locked, "/openapi.json", secure(place, "client"))[0] == 200
+
+
 def test_sighup_ends_what_follows_with_a_token_that_is_gone(place: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text((place / "tokens").read_text())
