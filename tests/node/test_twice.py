@@ -96,8 +96,14 @@ def test_what_is_said_twice_is_done_once(journey: tuple[Journey, set[str]], left
     here = way.remotes["left"]
     for verb in ("container_inspect", "container_needs"):
         here.call(verb, {"name": "server"})
-    here.call("image_inspect", {"image": PYTHON})
+    found = here.call("image_inspect", {"image": PYTHON}).result
+    here.call("image_tag", {"image": found["id"], "name": PYTHON})
     here.call("hello", {"address": way.addresses["left"]})
+    here.call("reach", {"address": way.addresses["right"], "port": 22, "timeout": 5.0})
+    here.call("residue_list", {"bridge": BRIDGE})
+    here.call("epoch_heard", {"container": "server"})
+    for verb in ("clock", "container_list", "memory_features"):
+        here.call(verb)
     _bring_image(way)
     for ahead in (False, True, False):
         way.move(ahead)
