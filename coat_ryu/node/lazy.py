@@ -120,6 +120,8 @@ class Pager:
 
 
 _pagers: dict[str, Pager] = {}
+_offered: dict[str, dict[str, Any]] = {}
+"""What was answered when a transfer's memory was offered: to dump it again would end the pager that gives it."""
 
 
 def _directory(transfer: str) -> Path:
@@ -179,10 +181,13 @@ def lazy_checkpoint(
     Answers as ``checkpoint_send`` does. The container stays frozen, its processes alive, until all pages have gone or
     it is wanted back (``pages_take_back``).
     """
+    if transfer in _offered:
+        return _offered[transfer]
     with gate.announced(name, attempt) as stopped:
         where = podman.place(name)
         done = _dump(where, name, transfer, {"to": pages_to, "tls": tls}, stopped, port, turn)
-    return {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(where, sender))}
+    _offered[transfer] = {"checkpoint": done, "sent": send(transfer, to, tls, lambda sender: state.pack(where, sender))}
+    return _offered[transfer]
 
 
 def _dump(
@@ -353,6 +358,7 @@ def pages_discard(*, transfer: TransferId) -> dict[str, Any]:
 def discard(transfer: str) -> bool:
     """Ends the pager, and removes what it wrote. False if there was none."""
     _pagers.pop(transfer, None)
+    _offered.pop(transfer, None)
     directory = _directory(transfer)
     if not directory.exists():
         return False

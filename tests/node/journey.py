@@ -27,6 +27,7 @@ class Journey:
         self.remotes = {"left": left, "right": right}
         self.addresses = {name: lab.state.hosts[name].address for name in self.remotes}
         self.where = "left"
+        self.keys: dict[str, dict[str, str]] = {}
         self._spec: dict[str, Any] = {}
 
     # ---- the overlay
@@ -100,6 +101,7 @@ class Journey:
         """A receiving end at ``host``: the arguments of ``send_...`` and those of ``receive_wait``."""
         transfer = secrets.token_hex(8)
         sender, receiver = one_time_pair(transfer)
+        self.keys[transfer] = receiver.as_args()
         args = {"transfer": transfer, "address": self.addresses[host], "tls": receiver.as_args(), "what": what}
         port = self.remotes[host].call("receive_open", args).result["port"]
         to = {"address": self.addresses[host], "port": port}
