@@ -98,6 +98,10 @@ def _best_datapath() -> Literal["system", "netdev"]:
     return "system" if Path("/sys/module/openvswitch").exists() else "netdev"
 
 
+def _datapath(bridge: str) -> str:
+    return vsctl("get", "bridge", bridge, "datapath_type").strip().strip('"') or "system"
+
+
 LIVENESS = ("bfd:enable=true", "bfd:min_rx=1000", "bfd:min_tx=1000")
 """A VXLAN port is up whatever becomes of its peer; BFD (RFC 5880) finds out. Once a second: busy is not dead."""
 
@@ -107,13 +111,15 @@ def tunnels_ensure(*, bridge: Ifname, tunnels: dict[Ifname, str], local: str | N
     """Exactly these VXLAN ports, each to its remote address; the flows set and match the network identifier.
 
     ``local`` is the node's own end: what comes to another of its addresses is nobody's tunnel. Behind an address
-    translation no interface has it, and all are listened to.
+    translation no interface has it, and all are listened to. A datapath in user space listens at the addresses of its
+    own bridges alone; told a tunnel's own end, it drops what goes out unless it has read the kernel's routes
+    (lib/ovs-router.c, ovs_router_lookup).
     """
     for port, remote in tunnels.items():
         address(f"tunnels.{port}", remote)
     if local is not None:
         address("local", local)
-        local = local if _is_here(local) else None
+        local = local if _datapath(bridge) == "system" and _is_here(local) else None
     have = {name: row["options"] or {} for name, row in our_ports(bridge, "tunnel").items()}
     wanted = {port: {"remote_ip": remote} | ({"local_ip": local} if local else {}) for port, remote in tunnels.items()}
     removed = sorted(set(have) - set(wanted))

@@ -73,6 +73,8 @@ def test_tunnels_are_exactly_those_wanted(lab: Lab, left: Remote, bridge: None) 
 
 
 def test_a_tunnel_takes_what_comes_to_the_node_s_own_end_alone(lab: Lab, left: Remote, bridge: None) -> None:
+    lab.exec("left", ["ovs-vsctl", "--no-wait", "set", "bridge", "test", "datapath_type=system"])
+
     def ensure(local: str) -> Any:
         return left.call("tunnels_ensure", {"bridge": "test", "tunnels": {"t-a": "10.9.0.7"}, "local": local}).result
 
@@ -82,6 +84,14 @@ def test_a_tunnel_takes_what_comes_to_the_node_s_own_end_alone(lab: Lab, left: R
     assert ensure("127.0.0.1") == {"added": [], "removed": []}
     assert ensure("203.0.113.9") == {"added": ["t-a"], "removed": []}, "no interface has that one"
     assert column(lab, "interface", "t-a", "options") == '{key=flow, remote_ip="10.9.0.7"}'
+
+
+def test_a_tunnel_in_user_space_has_no_end_that_it_would_not_send_from(lab: Lab, left: Remote, bridge: None) -> None:
+    address = lab.address("left")
+    told = {"bridge": "test", "tunnels": {"t-a": lab.address("right")}, "local": address}
+    left.call("tunnels_ensure", told)
+    assert column(lab, "interface", "t-a", "options") == f'{{key=flow, remote_ip="{lab.address("right")}"}}'
+    assert left.call("tunnels_ensure", told).result == {"added": [], "removed": []}
 
 
 def test_a_controller_is_given_time_and_no_flood_of_packets(lab: Lab, left: Remote, bridge: None) -> None:
