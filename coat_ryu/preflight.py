@@ -172,6 +172,12 @@ def _container(needs: dict[str, Any]) -> Iterator[Refusal]:
         yield Refusal("has_mounts", f"container: what is mounted at {mount} would stay behind; it cannot be moved")
     for device in needs.get("devices", ()):
         yield Refusal("has_devices", f"container: it uses the device {device}, which CRIU cannot move")
+    if needs.get("too_deep"):
+        message = "container: directories among its files are more than 500 deep, or their path is too long"
+        yield Refusal("too_deep", f"{message}; it cannot be moved")
+    if found := needs.get("too_long"):
+        message = f"container: of the files that Podman binds into it {_some(found)} is longer than 4 MiB"
+        yield Refusal("file_too_long", f"{message}; it cannot be moved")
     for port in needs.get("unaccepted", ()):
         # criu/sk-inet.c: "In-flight connection"; to skip them would break them
         message = f"container: it has not accepted all connections at its port {port}; CRIU cannot move those"

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from coat_ryu.node.failure import Failure
+from coat_ryu.node.process import start_of
 
 NAMES = ("hosts", "resolv.conf", "hostname", ".containerenv")
+LONGEST = 4 << 20
+"""Bytes of each: a container may make them as long as the node has memory."""
 ARCHIVE = "bound.json"
 """What they are kept in, beside the checkpoint and on their way."""
+ARCHIVE_LONGEST = len(NAMES) * 2 * LONGEST
 
 Files = dict[str, dict[str, Any]]
 
@@ -25,14 +29,23 @@ def read(directory: Path) -> Files:
     return {name: file for name in NAMES if (file := _read(directory / name)) is not None}
 
 
+def too_long(directory: Path) -> list[str]:
+    """Those that do not come along."""
+    found = {name: directory / name for name in NAMES}
+    return [name for name, path in found.items() if path.is_file() and path.stat().st_size > LONGEST]
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
-        here, content = os.fstat(descriptor), base64.b64encode(file.read()).decode()
-    return {"content": content, "mode": here.st_mode, "owner": [here.st_uid, here.st_gid], "at": here.st_mtime_ns}
+        here, content = os.fstat(descriptor), file.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        return None
+    text = base64.b64encode(content).decode()
+    return {"content": text, "mode": here.st_mode, "owner": [here.st_uid, here.st_gid], "at": here.st_mtime_ns}
 
 
 def archive(bundle: Path, directory: Path) -> bytes:
@@ -51,7 +64,10 @@ def keep(bundle: Path, directory: Path) -> None:
 def kept(bundle: Path) -> Files:
     """Raises Failure for what is none of ours: another node has sent it."""
     try:
-        found: Files = json.loads((bundle / ARCHIVE).read_bytes())
+        raw = start_of(bundle / ARCHIVE, ARCHIVE_LONGEST + 1)
+        if len(raw) > ARCHIVE_LONGEST:
+            raise ValueError("it is too long")
+        found: Files = json.loads(raw)
         for file in found.values():
             uid, gid = file["owner"]
             base64.b64decode(file["content"])
@@ -59,7 +75,7 @@ def kept(bundle: Path) -> Files:
                 raise ValueError("a number is wanted")
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Failure("transfer_failed", f"the state has a {ARCHIVE} that is none: {error!r}") from None
     return found
 

@@ -14,12 +14,13 @@ import tarfile
 from pathlib import PurePosixPath
 from typing import IO, Any, Protocol
 
+from coat_ryu.node import untar
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.stream import BUFFER
 
 MANIFEST = "manifest.json"
 MANIFEST_MAX, CONFIGURATION_MAX = 4 << 20, 16 << 20
-"""Bytes, at the most; Podman's own limit is 4 MiB for either."""
+"""Bytes, at the most, of all together; Podman's own limit is 4 MiB for either."""
 BLOB = re.compile(r"[0-9a-f]{64}(\.tar|\.json)")
 
 
@@ -56,14 +57,17 @@ def pass_on(stream: Readable, sink: Writable, wanted: str | None) -> str:
     seen: set[str] = set()
     manifest = b""
     with _tar(stream, "r") as came, _tar(_Counted(sink), "w") as goes:
-        for member in came:
+        for member in untar.members(came):
             name = PurePosixPath(member.name).name if "/" not in member.name else ""
-            if member.isreg() and name == MANIFEST and not manifest:
+            if not member.isreg() or member.issparse():
+                continue
+            if name == MANIFEST and not manifest:
                 manifest = _whole(came, member, MANIFEST_MAX)
-            elif member.isreg() and BLOB.fullmatch(name) and name not in seen:
+            elif BLOB.fullmatch(name) and name not in seen:
                 seen.add(name)
                 if name.endswith(".json"):
-                    configurations[name] = _whole(came, member, CONFIGURATION_MAX)
+                    left = CONFIGURATION_MAX - sum(map(len, configurations.values()))
+                    configurations[name] = _whole(came, member, left)
                 else:
                     _copy(came, member, goes)
         configuration = configurations.get(_configuration(manifest), b"")

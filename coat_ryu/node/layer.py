@@ -13,21 +13,27 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
 from coat_ryu.node.failure import Failure
+from coat_ryu.node.untar import DEEPEST
 
 XATTR, SOCKET = "COAT.xattr.", "COAT.socket"
 MTIME = "mtime"
 BLOCK = 512  # of st_blocks, stat(2)
+LONGEST = 3500
+"""Bytes of a path: no more than 4,096 are possible (PATH_MAX), and at the other node it begins otherwise."""
 LARGEST = 1 << 33
 """Bytes of data from which on tar says a size twice, of which a reader of sparse files takes the wrong one."""
 
 
 def add(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    """Adds a file, or a directory with all that is in it."""
+    """Adds a file, or a directory with all that is in it. Raises Failure where that is too deep."""
+    if name.count("/") >= DEEPEST or len(os.fsencode(path)) > LONGEST:
+        raise Failure("transfer_failed", f"its directories are more than {DEEPEST} deep, or {LONGEST} bytes long")
     member = tar.gettarinfo(path, name) or _socket(path, name)
     member.pax_headers = {**member.pax_headers, MTIME: _seconds(path.lstat().st_mtime_ns), **_xattrs(path)}
     if member.isreg() and SOCKET not in member.pax_headers:
@@ -146,7 +152,26 @@ class Marks:
             os.utime(directory, ns=(at, at), follow_symlinks=False)
 
 
-def allocated(root: Path) -> int:
-    """Bytes that a directory and all in it take up: no holes, and a file with several names once."""
-    found = {(here.st_dev, here.st_ino): here.st_blocks for here in (path.lstat() for path in root.rglob("*"))}
-    return sum(found.values()) * BLOCK
+@dataclass(frozen=True, slots=True)
+class Look:
+    """``allocated``: bytes that a directory and all in it take up: no holes, and a file with several names once."""
+
+    allocated: int
+    too_deep: bool
+
+
+def look(root: Path) -> Look:
+    found: dict[tuple[int, int], int] = {}
+    waiting, too_deep = [(os.fspath(root), 1)], False
+    while waiting:
+        directory, depth = waiting.pop()
+        if depth > DEEPEST or len(os.fsencode(directory)) > LONGEST:
+            too_deep = True
+            continue
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                here = entry.stat(follow_symlinks=False)
+                found[here.st_dev, here.st_ino] = here.st_blocks
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth + 1))
+    return Look(sum(found.values()) * BLOCK, too_deep)

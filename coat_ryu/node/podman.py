@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from coat_ryu.node import criu, inside, standing
+from coat_ryu.node import bound, criu, inside, layer, standing
 from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
-from coat_ryu.node.layer import allocated
 from coat_ryu.node.limits import options as limit_options
 from coat_ryu.node.process import run
 from coat_ryu.node.unseen import unseen
@@ -294,19 +293,23 @@ def container_inspect(*, name: Name) -> dict[str, Any] | None:
 
 @verb
 def container_needs(*, name: Name) -> dict[str, Any] | None:
-    """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes that are
-    taken up, ``pod``, ``mounts`` and ``devices`` of its own, ``tty``, ``shares``: namespaces that are not its own;
-    ``log``: ``bytes`` that Podman has of what it has written, None if not in a file, and how many of them a move
-    ``moves``; and what its processes have (``inside``). None if there is no such container.
+    """``container_inspect``, and what a move must bring or cannot: ``memory`` and ``layer`` in bytes that are taken up,
+    ``too_deep`` directories in it, ``too_long`` files of those in ``bound``, ``pod``, ``mounts`` and ``devices`` of
+    its own, ``tty``, ``shares``: namespaces that are not its own; ``log``: ``bytes`` that Podman has of what it has
+    written, None if not in a file, and how many of them a move ``moves``; and what its processes have (``inside``).
+    None if there is no such container.
     """
     raw = _ours(name)
     if raw is None:
         return None
-    upper = _places[name].upper
+    where = _places[name]
+    files = layer.look(where.upper) if where.upper else layer.Look(0, too_deep=False)
     return {
         **_summary(raw),
         "memory": _resident(raw["State"]["Pid"]),
-        "layer": allocated(upper) if upper else 0,
+        "layer": files.allocated,
+        "too_deep": files.too_deep,
+        "too_long": bound.too_long(where.run),
         "pod": raw.get("Pod") or None,
         "mounts": [mount["Destination"] for mount in raw.get("Mounts") or []],
         "devices": [device["PathInContainer"] for device in raw["HostConfig"].get("Devices") or []],

@@ -82,6 +82,12 @@ def finish(process: subprocess.Popen[bytes], argv: Sequence[str], limit: float) 
     return out.decode(errors="replace")
 
 
+def start_of(path: Path, size: int) -> bytes:
+    """At most that many bytes: another node, or a container, may have made a file of any length."""
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 def write_if_other(path: Path, text: str, mode: int) -> None:
     """The file has this text and mode, and never only half of it."""
     if not path.exists() or path.read_text() != text:

@@ -19,7 +19,7 @@ from typing import Protocol
 from coat_ryu.node import bound, layer, overlayfs, untar
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import LOG_MOVES, Place
-from coat_ryu.node.process import run
+from coat_ryu.node.process import run, start_of
 from coat_ryu.node.stream import BUFFER
 
 CHECKPOINT = "checkpoint"
@@ -195,7 +195,7 @@ def unpack(stream: Readable, directory: Path) -> None:
     root = directory.resolve()
     with _tar(stream, "r") as tar:
         marks = layer.Marks()
-        for member in tar:
+        for member in untar.members(tar):
             _extract(tar, member, root, marks)
         marks.finish()
 
@@ -205,6 +205,8 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, marks: l
         return _separate(tar, member, root / CHECKPOINT)
     where = untar.parts(member.name)
     if where[0] == LAYER:
+        if member.islnk() and untar.parts(member.linkname)[0] != LAYER:
+            raise Failure("transfer_failed", f"the state has a link out of its layer: {member.name!r}")
         target = untar.extract(tar, member, root, untar.EVERYTHING if where[1:] else {tarfile.DIRTYPE})
         return marks.put(member, target)
     member.mode, member.uid, member.gid = 0o700 if member.isdir() else 0o600, os.geteuid(), os.getegid()
@@ -261,7 +263,7 @@ def _install_beside(directory: Path, place: Place) -> None:
     (directory / bound.ARCHIVE).rename(place.bundle / bound.ARCHIVE)
     if place.mounted:  # else Podman would write them anew
         bound.put(place.run, bound.kept(place.bundle))
-    if place.log is not None and (earlier := (directory / LOG).read_bytes()):
+    if place.log is not None and (earlier := start_of(directory / LOG, LOG_MOVES)):
         with place.log.open("ab") as log:
             log.write(earlier)
 
@@ -269,7 +271,7 @@ def _install_beside(directory: Path, place: Place) -> None:
 def _fill_shm(archive: Path, root: Path) -> None:
     marks = layer.Marks()
     with tarfile.open(archive, "r:") as tar:
-        for member in tar:
+        for member in untar.members(tar):
             if os.path.normpath(member.name) != ".":
                 marks.put(member, untar.extract(tar, member, root, untar.LINKED))
     marks.finish()

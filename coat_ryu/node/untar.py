@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from coat_ryu.node.failure import Failure
@@ -19,11 +19,28 @@ LINKED = PLAIN | {tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE}
 EVERYTHING = LINKED | {tarfile.CHRTYPE, tarfile.BLKTYPE}
 
 
+DEEPEST = 500
+"""Directories in one another, at the most: what is much deeper the standard library cannot remove up to Python 3.12."""
+
+
+def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """One after the other, and none is remembered. Raises Failure for one that leads back: Python before 3.11.14,
+    3.12.12 and 3.13.6 follows a negative size for ever.
+    """
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        if member.size < 0 or tar.offset < member.offset_data:
+            raise _refused(member, "has a size that is none")
+        yield member
+
+
 def parts(name: str) -> tuple[str, ...]:
     """A member's name, taken apart. Raises Failure unless it is one below the archive's directory."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name:
         raise Failure("transfer_failed", f"the state has a member outside its directory: {name!r}")
+    if len(path.parts) > DEEPEST:
+        raise Failure("transfer_failed", f"the state has a member that is more than {DEEPEST} directories deep")
     return path.parts
 
 
@@ -62,7 +79,7 @@ def _link(root: Path, member: tarfile.TarInfo, target: Path) -> None:
     """A hard link has the mode and the owner of what it is a link to, and may be one to a symbolic link."""
     of = parts(member.linkname)
     original = _directory(root, of[:-1], member) / of[-1]
-    if of[0] != parts(member.name)[0] or _mode(original) is None or _is_directory(original):
+    if _mode(original) is None or _is_directory(original):
         raise _refused(member, f"is a link to {member.linkname!r}, which may not be linked")
     os.link(original, target, follow_symlinks=False)
 

@@ -114,3 +114,22 @@ def test_a_configuration_that_lies_about_its_name_is_told_by_what_it_is() -> Non
     members = ((LAYER_NAME, LAYER), (f"{ID}.json", evil), ("manifest.json", manifest))
     with pytest.raises(Failure, match="the image that came is sha256:" + hashlib.sha256(evil).hexdigest()):
         incoming.pass_on(archive(*members), io.BytesIO(), ID)
+
+
+def test_configurations_are_not_collected_without_a_bound() -> None:
+    many = [(f"{number:064x}.json", bytes(1 << 20)) for number in range(20)]
+    with pytest.raises(Failure, match="too large"):
+        incoming.pass_on(archive(*many, *GOOD), io.BytesIO(), ID)
+
+
+def test_a_layer_of_holes_is_refused_before_it_is_written() -> None:
+    """A header says how long a sparse file is, and may say exabytes."""
+    holes = tarfile.TarInfo(LAYER_NAME)
+    holes.pax_headers = {"GNU.sparse.size": str(1 << 24), "GNU.sparse.numblocks": "1", "GNU.sparse.map": "16777216,0"}
+    came, sink = io.BytesIO(), io.BytesIO()
+    with tarfile.TarFile(fileobj=came, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(holes)
+    came.seek(0)
+    with pytest.raises(Failure):
+        incoming.pass_on(came, sink, ID)
+    assert len(sink.getvalue()) < 1 << 20

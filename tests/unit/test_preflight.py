@@ -65,6 +65,8 @@ def test_what_a_node_does_not_say_is_no_reason() -> None:
         ({"lacks": ["CAP_SYS_RESOURCE"]}, {}, {"other_users": ["nginx (pid 5)"]}, "no_cap_sys_resource"),
         ({}, {}, {"mounts": ["/data"]}, "has_mounts"),
         ({}, {}, {"devices": ["/dev/kvm"]}, "has_devices"),
+        ({}, {}, {"too_deep": True}, "too_deep"),
+        ({}, {}, {"too_long": ["hosts"]}, "file_too_long"),
     ],
 )
 def test_each_reason_has_its_cause(

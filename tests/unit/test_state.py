@@ -1,9 +1,11 @@
 """A container's state on its way: packed, also while it is still written, unpacked and put in place."""
 
+import contextlib
 import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coat_ryu.node import bound, layer, overlayfs, state
+from coat_ryu.node import bound, layer, overlayfs, podman, state
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 
@@ -311,7 +313,7 @@ def test_holes_stay_holes_and_cost_nothing(tmp_path: Path, fill: Callable[[Binar
             for file in (one, other):
                 file.seek(position)
             assert one.read(10_000) == other.read(10_000)
-    assert layer.allocated(there) == layer.allocated(here) < 1 << 22
+    assert layer.look(there).allocated == layer.look(here).allocated < 1 << 22
 
 
 @settings(max_examples=60, deadline=None)
@@ -355,6 +357,20 @@ def test_files_that_podman_makes_come_along(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         bound.put(destination.run, bound.kept(source.bundle))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_files_podman_binds_that_are_huge_do_not_fill_memory(tmp_path: Path) -> None:
+    """A program in the container can make them as long as it likes, and so can a node what it sends of them."""
+    there = place(tmp_path / "a")
+    (there.run / "resolv.conf").write_text("small")
+    with (there.run / "hosts").open("wb") as hosts:
+        hosts.truncate(1 << 40)
+    assert bound.read(there.run).keys() == {"resolv.conf"}
+    assert bound.too_long(there.run) == ["hosts"]
+    with (tmp_path / bound.ARCHIVE).open("wb") as archive:
+        archive.truncate(1 << 40)
+    with pytest.raises(Failure, match="that is none"):
+        bound.kept(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", ["", "[1]", '{"hosts": 1}', '{"hosts": {"content": "", "mode": 1}}', "\\xff"])
@@ -420,3 +436,29 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, time: str) -> None:
     stream.seek(0)
     with pytest.raises(Failure, match="a time that is none"):
         state.unpack(stream, tmp_path / "in" / "one")
+
+
+def test_a_log_that_is_said_to_be_huge_is_cut(tmp_path: Path) -> None:
+    here, came = place(tmp_path / "a"), tmp_path / "came"
+    assert here.log is not None
+    (came / "layer").mkdir(parents=True)
+    with (came / state.LOG).open("wb") as log:
+        log.truncate(1 << 40)
+    (came / bound.ARCHIVE).write_text("{}")
+    state._install_beside(came, here)
+    assert here.log.stat().st_size <= podman.LOG_MOVES
+
+
+def test_directories_that_are_too_deep_are_told(tmp_path: Path) -> None:
+    """Programs make them deeper than any path can be: the move is refused before the freeze, not amid it."""
+    (tmp_path / "file").write_text("x" * 5000)
+    before = layer.look(tmp_path)
+    with contextlib.chdir(tmp_path):
+        for _ in range(2500):
+            os.mkdir("d")
+            os.chdir("d")
+    after = layer.look(tmp_path)
+    with tarfile.TarFile(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(Failure, match="deep"):
+        layer.add(tar, tmp_path, "layer")
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+    assert (before.too_deep, after.too_deep) == (False, True) and before.allocated >= 5000

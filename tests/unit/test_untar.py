@@ -8,6 +8,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coat_ryu.node import layer, state
+from coat_ryu.node import layer, state, transfer, untar
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 
@@ -230,3 +231,64 @@ def test_a_state_without_its_layer_is_not_put_in_place(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="not whole"):
         state.install(tmp_path / "coat" / "one", Place("id", bundle, bundle, upper, None))
     assert (upper / "kept").read_text() == "kept" and not (bundle / state.CHECKPOINT).exists()
+
+
+def backwards(name: str) -> bytes:
+    """A header whose size is negative, in base 256: what comes next is the header itself (CVE-2025-8194)."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" + (-600).to_bytes(11, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(4096)
+
+
+@pytest.mark.parametrize("name", [".", "x"])
+def test_an_archive_that_leads_back_is_not_read_for_ever(tmp_path: Path, name: str) -> None:
+    (tmp_path / "shm.tar").write_bytes(backwards(name))
+    (tmp_path / "shm").mkdir()
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            state._fill_shm(tmp_path / "shm.tar", tmp_path / "shm")
+        except (Failure, tarfile.TarError) as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert failures and not thread.is_alive()
+
+
+def test_members_that_were_read_are_not_remembered(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with tarfile.TarFile(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(50):
+            tar.addfile(tarfile.TarInfo(f"x{number}"))
+    content.seek(0)
+    with tarfile.TarFile(fileobj=content) as tar:
+        assert [len(vars(tar)["members"]) for _ in untar.members(tar)] == [0] * 50
+
+
+def test_directories_too_deep_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    """What is that deep the standard library cannot remove, up to Python 3.12."""
+    deep = archive([("layer/" + "/".join("d" * 1500), tarfile.DIRTYPE, "", 0o700, b"", {})], tmp_path)
+    with pytest.raises(Failure, match="deep"):
+        state.unpack(deep, tmp_path / "received" / "one")
+    assert transfer.discard(tmp_path / "received" / "one")
+
+
+def test_hard_links_in_shared_memory_arrive(tmp_path: Path) -> None:
+    for name in ("bundle", "shm"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bundle" / "shm").mkdir()
+    (tmp_path / "bundle" / "shm" / "a").write_text("both")
+    os.link(tmp_path / "bundle" / "shm" / "a", tmp_path / "bundle" / "shm" / "b")
+    stream = io.BytesIO()
+    with tarfile.TarFile(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        state._add_shm(tar, tmp_path / "bundle")
+    stream.seek(0)
+    with tarfile.TarFile(fileobj=stream) as tar:
+        tar.extract(state.SHM_ARCHIVE, tmp_path)
+    state._fill_shm(tmp_path / state.SHM_ARCHIVE, tmp_path / "shm")
+    assert (tmp_path / "shm" / "a").samefile(tmp_path / "shm" / "b")
