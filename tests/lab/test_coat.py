@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coat_ryu.node import inside
 from mininet_scenarios import rootfs
 from mininet_scenarios.lab import Lab
 from tests.lab.helpers import EDGES
@@ -59,7 +60,10 @@ def test_doctor_finds_the_lab_s_hosts_in_order(lab: Lab) -> None:
     machines = {one["node"]: one for one in json.loads(done.stdout)}
     assert list(machines) == [*EDGES, "device"]
     ailing = [finding for one in machines.values() for finding in one["findings"] if finding["state"] != "ok"]
-    assert (ailing, done.returncode) == ([], 0)
+    # The hosts' root is this machine's, which in a container may lack what a few workloads want.
+    lacking = [] if inside.has_capability(inside.CAP_SYS_RESOURCE) else ["root lacks CAP_SYS_RESOURCE"] * len(machines)
+    assert [finding["found"] for finding in ailing] == lacking
+    assert done.returncode == 0, "nothing is missing that every container needs"
     assert {"criu", "criu check", "storage", "ovs-vswitchd", "sshd"} <= {
         finding["name"] for finding in machines["edge1"]["findings"]
     }
