@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,9 @@ class Controller:
         self._log = folder / "controller.log"
         self._config = folder / "coat.conf"
         self._process: asyncio.subprocess.Process | None = None
+        # Where there is a sitecustomize.py in it, the process begins with that (``clocks``).
+        path = [str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         options = {
             "topology": order.topology,
             "ssh_key": folder / "id_ed25519",
@@ -71,6 +75,7 @@ class Controller:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=CHECKOUT,
+                env=self._environment,
             )
         deadline = time.monotonic() + HEALTHY_TIMEOUT
         while not await self._healthy():

@@ -20,12 +20,15 @@ from urllib.error import URLError
 from rich.console import Console
 
 from mininet_scenarios import report
+from mininet_scenarios.clocks import Clocks, uneven
 from mininet_scenarios.experiment import Controller, Refused
 from mininet_scenarios.lab import Lab
 from mininet_scenarios.matrix import (
+    CLOCKS,
     DESTINATION,
     ENDING,
     ENDINGS,
+    HOUR,
     LOSSES,
     MOMENTS,
     PAIRS,
@@ -97,6 +100,7 @@ class Bench:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.saboteur = Saboteur(lab)
+        self.clocks = Clocks(lab)
         self.controller = Controller(lab.rest)
         self.clients = []
         self._turn = 0
@@ -117,6 +121,8 @@ class Bench:
 
     def run(self, case: Case) -> Verdict:
         """One case, on whichever container's turn it is, or on a guest."""
+        if case.kind in CLOCKS:
+            self.clocks.install(EDGES)
         self._await_nodes()
         with ExitStack() as stack:
             if case.brings_image:
@@ -139,10 +145,11 @@ class Bench:
         seconds = time.monotonic() - began
         for host in self._hosts():
             self.saboteur.clear(host)
+            self.clocks.clear(host)
         copies = len(self._copies(command))
         alive = goes_on(self.lab, DEVICE, client, before, ALIVE_TIMEOUT)
         steps = [step["name"] for step in record["steps"]]
-        left = trouble + self._residue()
+        left = trouble + self._residue() + list(uneven(record))
         return Verdict(
             case, sprung and met, record["state"], sampler.most, copies, alive, left, seconds, record["error"], steps
         )
@@ -227,6 +234,8 @@ class Bench:
         }
         where = ends[(SPECIALS | LOSSES)[case.kind][1]] if case.kind in SPECIALS | LOSSES else trapped
         act = strikes.get(case.kind) or strikes.get(case.kind.rpartition("_")[0])
+        if case.kind in CLOCKS:
+            return self._set_clock(case, trapped, identifier)
         if case.step in MOMENTS:
             time.sleep(MOMENTS[case.step])
             self.lab.kill_controller()
@@ -249,6 +258,20 @@ class Bench:
             self._wait(identifier)
             self.saboteur.empty_disk(where)
         return sprung
+
+    def _set_clock(self, case: Case, trapped: str, identifier: str) -> bool:
+        """Whether it was set, as the product sees it."""
+        who, seconds, killed = CLOCKS[case.kind]
+        host = trapped if who == "node" else None
+
+        def act() -> None:
+            self.clocks.set(host, seconds)
+            if killed:
+                self.lab.kill_controller()
+
+        sprung = self.saboteur.at_trap(trapped, act, lambda: self._over(identifier))
+        self.lab.start_controller()  # unless it runs
+        return sprung and abs(self.clocks.ahead(host) - seconds) < HOUR / 4
 
     def _cut(self, source: str, identifier: str) -> bool:
         """Between the two hosts nothing passes for some seconds, from just before the checkpoint."""

@@ -26,6 +26,15 @@ TRAPS: dict[str, tuple[str, str]] = {
     "criu_restore": (DESTINATION, "criu swrk *"),
     "finish": (SOURCE, "podman rm *"),
 }
+HOUR = 3600.0
+CLOCKS: dict[str, tuple[str, float, bool]] = {
+    "controller_clock_back": ("controller", -HOUR, False),
+    "controller_clock_forth": ("controller", HOUR, False),
+    "node_clock_back": ("node", -HOUR, False),
+    "node_clock_forth": ("node", HOUR, False),
+    "clock_back_and_killed": ("controller", -HOUR, True),
+}
+"""Kind: whose clock is set, by how many seconds, and whether the controller is killed then. ``node``: the step's."""
 KINDS: dict[str, Reaction] = {
     "fails": "fail",
     "hangs": "hang",
@@ -34,6 +43,7 @@ KINDS: dict[str, Reaction] = {
     "controller_killed_after": "after",
     "ssh_lost": "before",
     "hook_killed": "before",
+    **dict.fromkeys(CLOCKS, "before"),
 }
 CRIU_KINDS: dict[str, Reaction] = {"fails": "fail", "late": "late"}
 """CRIU's own. ``late``: it begins its work when whoever called it has been given up."""
