@@ -289,7 +289,7 @@ class Journal:
         return self._db.total_changes - before
 
     def close(self) -> None:
-        self._db.close()
+        self._beside(self._db.close)
         os.close(self._file)
 
     def _do(self, statement: str, *values: str | int | None) -> list[Any]:

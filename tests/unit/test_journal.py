@@ -7,6 +7,7 @@ import subprocess
 import sys
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -212,3 +213,17 @@ def test_a_backup_is_a_whole_journal_of_its_own(tmp_path: Path) -> None:
     missing = CliRunner().invoke(main, ["journal", "backup", str(tmp_path / "x.db"), "--journal", "/none"])
     assert missing.exit_code == 1 and "there is no journal /none" in missing.output
     assert sorted(path.name for path in tmp_path.glob("*copy*")) == ["copy.db", "copy.db-shm", "copy.db-wal"]
+
+
+def test_the_database_is_closed_where_it_is_read(tmp_path: Path) -> None:
+    """Closed under another thread's hands SQLite may crash: whoever works beside closes beside."""
+    calls: list[str] = []
+
+    def beside(call: Any, *arguments: Any) -> Any:
+        calls.append(call.__name__)
+        return call(*arguments)
+
+    journal = Journal(tmp_path / "journal.db", beside)
+    before = len(calls)
+    journal.close()
+    assert calls[before:] == ["close"]
