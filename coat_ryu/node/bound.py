@@ -55,10 +55,17 @@ def archive(bundle: Path, directory: Path) -> bytes:
     return json.dumps(read(directory)).encode()
 
 
-def keep(bundle: Path, directory: Path) -> None:
-    part = bundle / f".{ARCHIVE}"
-    part.write_bytes(archive(bundle, directory))
-    part.rename(bundle / ARCHIVE)
+def keep(bundle: Path, directory: Path) -> Files:
+    """What is kept from now on, or was. With a full disk it is not: then they are as they are until a restore."""
+    if (bundle / ARCHIVE).exists():
+        return kept(bundle)
+    part, found = bundle / f".{ARCHIVE}", read(directory)
+    try:
+        part.write_text(json.dumps(found))
+        part.rename(bundle / ARCHIVE)
+    except OSError:
+        part.unlink(missing_ok=True)
+    return found
 
 
 def kept(bundle: Path) -> Files:

@@ -268,10 +268,10 @@ def _without_lock_at_last(attempt: Callable[..., float]) -> float:
 
 
 def _restore_in_place(name: str, where: Place) -> None:
-    bound.keep(where.bundle, where.run)
+    files = bound.keep(where.bundle, where.run)
     ready = standing.Standing("", [*RESTORE, name], where.id, runtime())
     try:
-        bound.put(where.run, bound.kept(where.bundle))
+        bound.put(where.run, files)
     except BaseException:
         ready.abandon()
         raise

@@ -7,12 +7,12 @@ the peer was told that it arrived (SACK, RFC 2018), and sends it again no sooner
 The kernel tells nobody about a socket's gaps but its peer; so the peer's side of the wire is where we look.
 """
 
-import select
 import socket
 import struct
 import time
 
 from coat_ryu.node.failure import Failure
+from coat_ryu.node.readable import readable
 
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23  # linux/socket.h, linux/if_packet.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -58,7 +58,7 @@ class Gaps:
         """Returns when no connection waits, or after ``patience`` seconds. The answer is how long that took."""
         start = time.monotonic()
         while self.count() and (left := start + patience - time.monotonic()) > 0:
-            select.select([self._socket], [], [], left)
+            readable([self._socket], left)
         return time.monotonic() - start
 
 

@@ -11,7 +11,6 @@ controller that dies in between costs the container a moment, not its life.
 
 import contextlib
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from coat_ryu.node.failure import Failure
 from coat_ryu.node.gaps import Gaps
 from coat_ryu.node.podman import Place
 from coat_ryu.node.process import remaining, write_if_other
+from coat_ryu.node.readable import readable
 from coat_ryu.node.settling import Settled
 from coat_ryu.node.turn import Turn, made_ready
 from coat_ryu.node.verbs import Name, Text, verb
@@ -276,7 +276,7 @@ def _watched(gate: Gate, bundle: Path, begin: Callable[[int], None]) -> Iterator
 def _listen(gate: Gate, arrived: int, ended: int) -> None:
     """Hears CRIU's script until the checkpoint ends."""
     told = b""
-    while arrived in select.select([arrived, ended], [], [])[0]:
+    while arrived in readable([arrived, ended], None):
         *lines, told = (told + os.read(arrived, 256)).split(b"\n")
         for line in lines:
             what, _, pid = line.decode().partition(" ")

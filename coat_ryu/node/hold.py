@@ -22,6 +22,7 @@ from coat_ryu.node import netns, vswitch
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.outlets import Port, Switch, octets
 from coat_ryu.node.process import remaining
+from coat_ryu.node.readable import readable
 from coat_ryu.node.shortcut import Shortcut
 from coat_ryu.node.verbs import Ifname, Mac, checked, verb
 
@@ -101,7 +102,7 @@ class Hold:
         if self._shortcut is not None and self._handed_over != (now := self._shortcut.handed_over):
             self._handed_over, self._last_frame = now, time.monotonic()
         lately = time.monotonic() < self._last_frame + QUIET
-        return lately or self._waiting > 0 or bool(select.select([self._tap], [], [], 0)[0]) or self._outlet.behind()
+        return lately or self._waiting > 0 or bool(readable([self._tap], 0)) or self._outlet.behind()
 
     def close(self) -> None:
         self._closing = True

@@ -10,7 +10,6 @@ import contextvars
 import fcntl
 import json
 import os
-import select
 import shlex
 import shutil
 import signal
@@ -42,6 +41,7 @@ from coat_ryu.node import netns as namespaces
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.podman import Place
 from coat_ryu.node.process import remaining, run
+from coat_ryu.node.readable import readable
 from coat_ryu.node.transfer import TransferId, received, send
 from coat_ryu.node.verbs import Ifname, Name, Netns, Text, verb
 from coat_ryu.node.verbs import address as check_address
@@ -108,7 +108,7 @@ class Pager:
         ``patience``: seconds beyond the request's own time.
         """
         give_up = time.monotonic() + remaining(podman.TIMEOUT) + patience
-        while not select.select([self._out], [], [], POLL)[0]:
+        while not readable([self._out], POLL):
             act()
             if time.monotonic() > give_up:
                 raise Failure("timeout", "the pager does not answer")

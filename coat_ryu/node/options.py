@@ -8,19 +8,27 @@ numbers that the container itself has for process and descriptor. The list lies 
 import contextlib
 import ctypes
 import functools
+import itertools
 import json
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coat_ryu.node.process import start_of
+
 FILE = "coat-sockets.json"
 MOST, BUDGET = 5000, 0.1
 """How many sockets are looked at, and the seconds that this may take while CRIU is at work beside it."""
+GROUPS = 1000
+"""How many groups each of them is asked for, of IPv4 and of IPv6."""
+SIZE, PATIENCE = 16 << 20, 2.0
+"""Bytes of a list that is taken from another node, and the seconds for setting what is in it."""
 
 SYS_PIDFD_GETFD = 438  # asm-generic/unistd.h
 TCP, IP, IPV6, UDP = socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_UDP
@@ -30,12 +38,14 @@ SYNCNT, LINGER2, DEFER_ACCEPT, CONGESTION, THIN, USER_TIMEOUT, FASTOPEN, LOWAT =
 OF_TCP = [(TCP, option) for option in (SYNCNT, LINGER2, DEFER_ACCEPT, CONGESTION, THIN, USER_TIMEOUT, FASTOPEN, LOWAT)]
 OF_UDP = [(UDP, 103), (UDP, 104)]  # UDP_SEGMENT, UDP_GRO
 OF_ALL = [(socket.SOL_SOCKET, 47)]  # SO_MAX_PACING_RATE
-# IP_MTU_DISCOVER, IP_RECVERR, IP_RECVTTL, IP_RECVTOS, IP_MINTTL; IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL
-OF_IP, TO_MANY = ([(IP, option) for option in options] for options in ((10, 11, 12, 13, 21), (33, 34, 49)))
+# IP_MTU_DISCOVER, IP_RECVERR, IP_RECVTTL, IP_RECVTOS, IP_MINTTL; IP_MULTICAST_IF,
+# IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL
+OF_IP, TO_MANY = ([(IP, option) for option in options] for options in ((10, 11, 12, 13, 21), (32, 33, 34, 49)))
 # IPV6_UNICAST_HOPS, IPV6_MTU_DISCOVER, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_TCLASS;
 # IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP, IPV6_MULTICAST_ALL
 OF_IPV6, TO_MANY6 = ([(IPV6, option) for option in options] for options in ((16, 23, 25, 51, 66, 67), (18, 19, 29)))
 KNOWN = frozenset([*OF_TCP, *OF_UDP, *OF_ALL, *OF_IP, *OF_IPV6, *TO_MANY, *TO_MANY6])
+OUT6 = (IPV6, 17)  # IPV6_MULTICAST_IF: a number, which the same interface may not have elsewhere
 LONGEST = 16  # TCP_CA_NAME_MAX
 
 MCAST_JOIN_GROUP, MCAST_MSFILTER = 42, 48  # linux/in.h
@@ -90,7 +100,9 @@ def read(init: int, give_up: float) -> tuple[dict[str, list[Any]], int, int]:
     """Sockets with their options and groups, timers that are due and were not read; how many sockets were looked at,
     and how many were left out.
     """
-    groups = [one for one in _groups(init) if one.address not in EVERYBODY]
+    joined = _groups(init)
+    groups = [one for one in joined if one.address not in EVERYBODY]
+    interfaces = {one.index: one.interface for one in joined}
     sockets: list[dict[str, Any]] = []
     timers: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -103,14 +115,14 @@ def read(init: int, give_up: float) -> tuple[dict[str, list[Any]], int, int]:
                     left_out += 1
                     continue
                 with contextlib.suppress(OSError), _borrowed(pid, number) as fd:
-                    if told := _told(fd, groups):
+                    if told := _told(fd, groups, interfaces):
                         sockets.append({"pid": inner, "fd": number, **told})
             elif target == "anon_inode:[timerfd]" and (interval := _due(pid, number)):
                 timers.append({"pid": inner, "fd": number, "interval": interval})
     return {"sockets": sockets, "timers": timers}, len(seen) - left_out, left_out
 
 
-def _told(fd: int, groups: list[Group]) -> dict[str, Any]:
+def _told(fd: int, groups: list[Group], interfaces: dict[int, str]) -> dict[str, Any]:
     """Empty for a socket that is as new ones are."""
     with _as_socket(fd) as one:
         options = _options(one)
@@ -126,7 +138,10 @@ def _told(fd: int, groups: list[Group]) -> dict[str, Any]:
             joined := [found for group in groups if (found := _membership(fd, group))]
         ):
             told["groups"] = joined
-    return told if changed or "groups" in told else {}
+        out = _get(one, *OUT6) if one.type == socket.SOCK_DGRAM and one.family == socket.AF_INET6 else None
+        if out and (name := interfaces.get(int.from_bytes(out, sys.byteorder))):
+            told["out"] = name
+    return told if changed or len(told) > 1 else {}
 
 
 @functools.cache
@@ -185,12 +200,15 @@ def _due(pid: int, number: int) -> tuple[int, int] | None:
 
 # ---- after the restore
 
+WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, struct.error, ctypes.ArgumentError)
+"""What comes of a list that is none of ours."""
+
 
 def load(images: Path) -> dict[str, Any]:
     """What was written down; nothing where there is nothing, or it is not ours."""
     try:
-        found = json.loads((images / FILE).read_text())
-    except (OSError, ValueError):
+        found = json.loads(start_of(images / FILE, SIZE))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -203,15 +221,19 @@ def set_again(kept: dict[str, Any], netns: Path) -> dict[str, Any]:
         return done
     family = _family(init)
     groups = {one.interface: one.index for one in _groups(init)}
+    give_up = time.monotonic() + PATIENCE
     for kind, act in (("sockets", _set_socket), ("timers", _set_timer)):
         told = kept.get(kind)
         for one in told if isinstance(told, list) else ():
+            if time.monotonic() > give_up:
+                done["options_lost"].append(f"{kind}: there was no time for more of them")
+                break
             try:
                 with _borrowed(family[one["pid"]], one["fd"]) as fd:
                     act(fd, one, groups, done)
-            except (OSError, LookupError, TypeError, ValueError, AttributeError, struct.error) as error:
+            except (*WRONG, OSError) as error:
                 done["options_lost"].append(f"{kind[:-1]} {one!r:.60}: {error}")
-    done["options_lost"] = done["options_lost"][:SOURCES]
+    done["options_lost"] = done["options_lost"][-SOURCES:]
     return done
 
 
@@ -223,6 +245,10 @@ def _set_socket(fd: int, kept: dict[str, Any], interfaces: dict[str, int], done:
             if (level, option) in KNOWN and _get(one, level, option) != wanted:
                 with _noting(done, f"option {key} of descriptor {kept['fd']}"):
                     one.setsockopt(level, option, wanted)
+        if "out" in kept:
+            index = struct.pack("@i", interfaces[kept["out"]])
+            with _noting(done, f"IPV6_MULTICAST_IF of descriptor {kept['fd']}"):
+                one.setsockopt(*OUT6, index)
     for told in kept.get("groups", ()):
         group = Group(told["interface"], interfaces[told["interface"]], bytes.fromhex(told["address"]))
         what = f"membership in {socket.inet_ntop(*_shown(group))} of descriptor {kept['fd']}"
@@ -331,19 +357,24 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
                 yield int(number), os.readlink(f"/proc/{pid}/fd/{number}")
 
 
+def _lines(path: str, most: int) -> list[str]:
+    with open(path) as file:
+        return list(itertools.islice(file, most))
+
+
 def _groups(init: int) -> list[Group]:
     """Groups in the network of that process (net/ipv4/igmp.c, net/ipv6/mcast.c)."""
     found: list[Group] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         index, interface = 0, ""
-        for line in Path(f"/proc/{init}/net/igmp").read_text().splitlines()[1:]:
+        for line in _lines(f"/proc/{init}/net/igmp", GROUPS)[1:]:
             words = line.split()
             if not line.startswith("\t"):
                 index, interface = int(words[0]), words[1]
             else:  # the address as the processor has it
                 found.append(Group(interface, index, struct.pack("=I", int(words[0], 16))))
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{init}/net/igmp6").read_text().splitlines():
+        for line in _lines(f"/proc/{init}/net/igmp6", GROUPS):
             index6, name, address, *_ = line.split()
             found.append(Group(name, int(index6), bytes.fromhex(address)))
     return found

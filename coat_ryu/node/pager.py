@@ -17,7 +17,6 @@ import errno
 import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import ssl
@@ -31,6 +30,7 @@ from typing import Any
 
 from coat_ryu.node import remains
 from coat_ryu.node.door import Door, connect
+from coat_ryu.node.readable import readable
 from coat_ryu.node.stream import BUFFER, tls_context
 
 STATUS = "status.json"
@@ -125,7 +125,7 @@ def _close(peer: ssl.SSLSocket) -> None:
 
 
 def _readable(peer: ssl.SSLSocket, other: socket.socket) -> list[socket.socket]:
-    return [peer] if peer.pending() else select.select([peer, other], [], [], TICK)[0]
+    return [peer] if peer.pending() else readable([peer, other], TICK)
 
 
 # ---- the source
@@ -193,7 +193,7 @@ class Giver:
 
     def _serves(self, ready: int, dump: subprocess.Popen[bytes]) -> bool:
         """Whether CRIU has said that it is about to serve pages. A dump that hangs ends when it is wanted back."""
-        while not select.select([ready], [], [], TICK)[0]:
+        while not readable([ready], TICK):
             if self._wanted_back:
                 os.killpg(dump.pid, signal.SIGKILL)
                 return False

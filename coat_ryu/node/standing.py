@@ -8,7 +8,6 @@ A socket that closes says no; so a hook that dies leaves nothing waiting.
 
 import contextlib
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.process import finish, remaining, write_if_other
+from coat_ryu.node.readable import readable
 
 DIRECTORY = Path("/run/coat/standing")
 USHER = Path("/run/coat/usher")
@@ -75,7 +75,7 @@ class Standing:
         """Returns when the runtime is at the door. Raises Failure when Podman has ended before, or takes too long."""
         give_up = time.monotonic() + remaining(ARRIVAL)
         while self.alive and time.monotonic() < give_up:
-            if select.select([listener], [], [], POLL)[0]:
+            if readable([listener], POLL):
                 return listener.accept()[0]
         finish(self._process, self._argv, 1.0)
         raise Failure("command_failed", "podman: the restore did not ask its runtime for anything")

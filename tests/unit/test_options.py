@@ -137,6 +137,8 @@ def test_what_there_is_no_time_for_is_counted(pair: Any, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "text",
     ["", "[]", '{"sockets": 5}', '{"sockets": [5, {}, {"pid": 1, "fd": 9999, "options": {}}]}', "{",
+     '{"sockets": [{"pid": 1, "fd": 1.5, "options": {}}, {"pid": 1, "fd": 1180591620717411303424, "options": {}}]}',
+     '{"timers": [{"pid": 1, "fd": 0, "interval": [1e400, 0]}]}', "[" * 100000,
      '{"sockets": [{"pid": 7, "fd": 0, "options": {"1/1": "zz"}}], "timers": [{"pid": 1, "fd": 0, "interval": "x"}]}'],
 )  # fmt: skip
 def test_a_list_that_is_none_of_ours_does_no_harm(tmp_path: Path, text: str) -> None:
@@ -149,3 +151,43 @@ def test_options_beyond_the_known_ones_are_never_set(pair: Any) -> None:
     kept = {"sockets": [{"pid": 1, "fd": pair[1].fileno(), "options": {"1/36": "05000000", "6/18": "07000000"}}]}
     assert options.set_again(kept, Path("/"))["options_set"] == 1  # SO_MARK is not among them
     assert (pair[1].getsockopt(1, 36), pair[1].getsockopt(6, 18)) == (0, 7)
+
+
+def test_a_list_that_is_endless_takes_a_bounded_time(
+    pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the restore waits for this, and another node has made the list."""
+    one = {"pid": 1, "fd": pair[1].fileno(), "options": {"6/18": "07000000"}}
+    monkeypatch.setattr(options, "PATIENCE", 0.2)
+    began = time.monotonic()
+    done = options.set_again({"sockets": [one] * 200_000}, Path("/"))
+    assert time.monotonic() - began < 2 and done["options_set"] == 1
+    assert any("no time" in lost for lost in done["options_lost"])
+    with (tmp_path / options.FILE).open("wb") as file:
+        file.truncate(1 << 40)
+    assert options.load(tmp_path) == {}
+
+
+def test_groups_of_a_crowd_are_read_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container joins twenty for each socket, and each is looked for in each: that would be time of the freeze."""
+    monkeypatch.setattr(options, "GROUPS", 30)
+    crowd = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(5)]
+    for number, one in enumerate(crowd):
+        for other in range(20):
+            request = socket.inet_aton(f"239.7.{number}.{other}") + socket.inet_aton("127.0.0.1")
+            one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+    assert 0 < len([one for one in options._groups(ME) if one.level == socket.IPPROTO_IP]) <= 30
+    for one in crowd:
+        one.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_where_multicast_goes_out_is_kept(family: socket.AddressFamily) -> None:
+    level, option = (0, 32) if family == socket.AF_INET else (41, 17)
+    wanted = socket.inet_aton("127.0.0.1") if family == socket.AF_INET else struct.pack("@i", 1)
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        one.setsockopt(level, option, wanted)
+        kept = json.loads(json.dumps(of(read(), one)))
+        one.setsockopt(level, option, bytes(4))
+        assert options.set_again({"sockets": [kept]}, Path("/")) == {"options_set": 1, "options_lost": []}
+        assert one.getsockopt(level, option, 4) == wanted

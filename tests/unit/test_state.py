@@ -373,6 +373,18 @@ def test_files_podman_binds_that_are_huge_do_not_fill_memory(tmp_path: Path) -> 
         bound.kept(tmp_path)
 
 
+def test_a_full_disk_does_not_keep_a_container_from_its_restore(tmp_path: Path) -> None:
+    """The way back needs these files, and not that they are on the disk a second time."""
+    there = place(tmp_path / "a")
+    (there.run / "hosts").write_text("192.0.2.7 database")
+    (there.bundle / f".{bound.ARCHIVE}").symlink_to("/dev/full")
+    files = bound.keep(there.bundle, there.run)
+    (there.run / "hosts").write_text("as Podman writes it anew")
+    bound.put(there.run, files)
+    assert (there.run / "hosts").read_text() == "192.0.2.7 database"
+    assert list(there.bundle.iterdir()) == []
+
+
 @pytest.mark.parametrize("wrong", ["", "[1]", '{"hosts": 1}', '{"hosts": {"content": "", "mode": 1}}', "\\xff"])
 def test_files_that_podman_did_not_make_are_refused(tmp_path: Path, wrong: str) -> None:
     (tmp_path / bound.ARCHIVE).write_text(wrong)

@@ -1,0 +1,42 @@
+"""Descriptors beyond 1,023, of which select(2) knows nothing."""
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from coat_ryu.node.readable import readable
+
+FIRST = 1024
+
+
+@pytest.fixture
+def high() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A pair of sockets with such descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * FIRST), hard))
+    plain = socket.socketpair()
+    for number, one in enumerate(plain):
+        os.dup2(one.fileno(), FIRST + number)
+        one.close()
+    ends = socket.socket(fileno=FIRST), socket.socket(fileno=FIRST + 1)
+    yield ends
+    for end in ends:
+        end.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_descriptors_beyond_select_are_waited_for(high: tuple[socket.socket, socket.socket]) -> None:
+    here, there = high
+    began = time.monotonic()
+    assert readable([here, there], 0.05) == [] and time.monotonic() - began >= 0.05
+    assert readable([here], 0) == []
+    there.send(b"x")
+    assert readable([here, there], None) == [here]
+    assert readable([here.fileno()], 0) == [here.fileno()]
+    there.close()
+    here.recv(1)
+    assert readable([here], 1) == [here]
