@@ -1,6 +1,5 @@
 """What each call of the API does: the request in, the controller asked, an answer out."""
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -32,7 +31,6 @@ BODY_LIMIT = 1 << 20
 """Largest request body in bytes; the largest sensible one is a container with a long command and environment."""
 BODY_PATIENCE = 20.0
 """Seconds that a body may take to arrive."""
-DISCARD_PATIENCE = 2.0
 KEY = re.compile(r"[!-~]{1,128}")
 
 
@@ -222,10 +220,5 @@ def read_body(request: Request, required: bool = True) -> bytes:
 
 
 def shake_off(request: Request) -> None:
-    """The rest of a body is not waited for: some of it is taken, so that the answer gets through, and that is it."""
-    body, hang_up = (request.environ.get(name) for name in ("eventlet.input", "coat.hang_up"))
-    if hang_up is not None:
-        hang_up()
-    with contextlib.suppress(OSError), hub.Timeout(DISCARD_PATIENCE, False):
-        if body is not None:
-            body.discard()
+    """The rest of a body is not waited for."""
+    request.environ.get("coat.hang_up", lambda: None)()

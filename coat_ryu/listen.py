@@ -33,8 +33,16 @@ IDLE = 75.0
 """Seconds that a connection may wait for its next request."""
 HANDSHAKE = 10.0
 """Seconds that a TLS handshake may take."""
-LINGER = 1.0
-"""Seconds in which a client may take its refusal, before what it still sends makes the kernel throw that away."""
+LINGER, LINGER_READS = 1.0, 256
+"""Seconds in which a client may take its refusal, before what it still sends makes the kernel throw that away; and how
+often 64 KB of that are read.
+"""
+SPARE = 64 << 10
+"""Bytes of a body that nobody wanted which are read all the same, so that the connection may stay."""
+FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n")
+"""A header line (RFC 9112, section 5): no space before the colon, no folding, no control character."""
+ANSWERED = "coat.answered"
+"""In a request's environment: what to call when its whole answer is there, and only has to be sent."""
 GONE = ("BrokenPipeError", "ConnectionResetError", "TimeoutError", "ssl.SSL")
 """How the last line of a traceback begins that tells of a client and not of us."""
 
@@ -57,6 +65,19 @@ class TooManyConnections(CoatError):
     response = 503
 
 
+class _Recorded:
+    """A request's header lines, kept as they came: Python's parser ends at one that is none, and says nothing."""
+
+    def __init__(self, lines: Any) -> None:
+        self._lines = lines
+        self.read: list[bytes] = []
+
+    def readline(self, size: int = -1) -> bytes:
+        line: bytes = self._lines.readline(size)
+        self.read.append(line)
+        return line
+
+
 class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
     """Errors below the application have the API's shape too, and a connection can be ended from above.
 
@@ -72,6 +93,7 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
         super().__init__(conn_state, server)
 
     def setup(self) -> None:
+        self._leaves_body = False
         context = self._context()
         if context is not None:  # the handshake is each connection's own affair: none waits for another's
             self.request = self.conn_state[1] = context.wrap_socket(
@@ -89,6 +111,8 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
                     self.connection.do_handshake()
             if self._places.seat(self._visit):
                 super().handle()
+                if self._leaves_body:
+                    self._linger()
             elif not self._visit.is_over:
                 refusal = TooManyConnections("all connections are in use; try again")
                 self.send_error(refusal.response, str(refusal), cause=refusal.cause)
@@ -111,6 +135,8 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
         return ""
 
     def parse_request(self) -> bool:
+        recorded = _Recorded(self.rfile)  # type: ignore[has-type]
+        self.rfile = recorded  # for as long as eventlet has its own in its place
         try:
             if not super().parse_request():
                 return False
@@ -125,10 +151,20 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
         if not self.is_current():  # certificates were read anew: who has one of ours may come in again
             self._hang_up()
             return False
-        wrong = framing_fault(self.headers.get_all("Content-Length", []), self.headers.get_all("Transfer-Encoding", []))
+        wrong = header_fault(recorded.read) or self._target_fault()
         if wrong:
             self.send_error(400, wrong)
+            return False
+        wrong = framing_fault(self.headers.get_all("Content-Length", []), self.headers.get_all("Transfer-Encoding", []))
+        if wrong:
+            self.send_error(400, wrong, cause="length_required" if "Transfer-Encoding" in self.headers else None)
         return wrong is None
+
+    def _target_fault(self) -> str | None:
+        hosts = len(self.headers.get_all("Host", []))
+        if hosts > 1 or (hosts == 0 and self.request_version == "HTTP/1.1"):
+            return "Host: one is wanted"
+        return None if self.path.startswith("/") else "the first line: a path that begins with / is wanted"
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None, cause: str | None = None
@@ -148,16 +184,22 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Somebody who sends without an end must not keep everybody else from their turn."""
         if not self.is_tls:
             _cut(self.connection, socket.SHUT_WR)
-            with contextlib.suppress(OSError), hub.Timeout(LINGER, False):
-                while self.connection.recv(1 << 16):
-                    pass
+        with contextlib.suppress(OSError), hub.Timeout(LINGER, False):
+            for _ in range(LINGER_READS):
+                if not self.connection.recv(1 << 16):
+                    return
+                hub.sleep(0)
 
     def get_environ(self) -> Any:
         self._places.serve(self._visit)
         environ = super().get_environ()
-        environ |= {"coat.hang_up": self._hang_up, "coat.is_current": self.is_current}
+        environ |= {"coat.hang_up": self._hang_up, "coat.is_current": self.is_current, ANSWERED: self._answered}
         if self.is_tls:
             whose = tls.names(self.connection.getpeercert())
             environ |= {"wsgi.url_scheme": "https", "HTTPS": "on", tls.NAMES: whose}
@@ -166,11 +208,29 @@ class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
     def _hang_up(self) -> None:
         self.close_connection = 1
 
+    def _answered(self) -> None:
+        """Whether the client takes its answer, and ends its body, is its own affair: it may have to go meanwhile."""
+        self._places.wait(self._visit)
+        body = self.environ["eventlet.input"]
+        if (body.content_length or 0) - body.position > SPARE or (self.close_connection and body.content_length):
+            self._leaves_body = True
+            self._hang_up()
+
+
+def header_fault(lines: Sequence[bytes]) -> str | None:
+    """Why a header is read differently by different people, in words (the empty line at its end comes last)."""
+    for number, line in enumerate(lines, 1):
+        if not (FIELD.fullmatch(line) or (number == len(lines) and line in (b"\r\n", b"\n"))):
+            return f"header line {number}: NAME: VALUE is wanted, without control characters"
+    return None
+
 
 def framing_fault(lengths: Sequence[str], encodings: Sequence[str]) -> str | None:
     """Why nobody can say where a body ends (RFC 9112, section 6.3), in words; None if that is clear."""
     if lengths and encodings:
         return "Content-Length and Transfer-Encoding are not allowed together"
+    if encodings:
+        return "the body must come with a Content-Length"
     if len(lengths) > 1 or any(not re.fullmatch("[0-9]{1,18}", length.strip()) for length in lengths):
         return "Content-Length: one whole number is wanted"
     return None
@@ -210,7 +270,10 @@ class Turnstile:
     def __call__(self, environ: Any, start_response: Any) -> Any:
         with self._gate:
             hub.sleep(0)
-        return self._application(environ, start_response)
+        answer = self._application(environ, start_response)
+        if isinstance(answer, list):  # all of it; a stream goes on
+            environ.get(ANSWERED, lambda: None)()
+        return answer
 
 
 class _Listener:

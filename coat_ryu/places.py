@@ -1,7 +1,8 @@
 """Who may keep a connection: so many in all, so many of one address, and who says nothing goes first.
 
 A connection *greets* until its TLS handshake is over, which takes no place; then it *waits* whenever it has not sent a
-whole request, and is *served* from then until its answer is sent. Nobody who is served is sent away.
+whole request or has still to take its answer, and is *served* from the one to the other, and while it follows a
+stream. Nobody who is served is sent away.
 """
 
 import time

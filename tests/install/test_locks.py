@@ -13,6 +13,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ from typing import Any
 import pytest
 
 from coat_ryu import handlers
-from coat_ryu.places import PLACES
+from coat_ryu.listen import LINGER
+from coat_ryu.places import PLACES, SHARE
 from tests.install.certificates import authority, certificate, revoke
 from tests.install.manager import Manager, free_port, running
 from tests.install.test_websocket import frame, log_once_it_has
@@ -247,6 +249,16 @@ def raw(manager: Manager, *parts: bytes, pause: float = 0.0, timeout: float = 60
 
 
 BAD_LENGTHS = (b"", b"-1", b"+2", b"2_0", b"two", b"0x2", b"2, 2")
+TWO_MEANINGS = (
+    b"Content-Length : 2",
+    b"nonsense",
+    b": x",
+    b"X: a\rContent-Length: 2",
+    b"X: a\r\n b",
+    b"X\0: a",
+    b"X: \x1b",
+)
+"""Lines that a relay in front of us may understand in another way than we do."""
 HEAD = b"POST /migrate HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 
 
@@ -267,6 +279,14 @@ def test_a_slow_body_is_given_up(open_one: Manager) -> None:
         *((HEAD + b"Content-Length: %s\r\n\r\n" % length, b" 400 ", b"one whole number") for length in BAD_LENGTHS),
         (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b" 400 ", b"one whole number"),
         (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", b" 400 ", b"not allowed together"),
+        *((HEAD + line + b"\r\n\r\n", b" 400 ", b"header line") for line in TWO_MEANINGS),
+        (HEAD + b"Host: evil.example\r\n\r\n", b" 400 ", b"Host: one is wanted"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", b" 400 ", b"Host: one is wanted"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b" 400 ", b"begins with /"),
+        *(
+            (HEAD + b"Transfer-Encoding: %s\r\n\r\n" % one, b" 400 ", b"length_required")
+            for one in (b"x", b"gzip, chunked")
+        ),
         (HEAD + b"\r\n", b" 400 ", b"length_required"),
         (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", b" 414 ", b"uri_too_long"),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b" 431 ", b"headers_too_large"),
@@ -302,6 +322,33 @@ def test_a_crowd_that_says_nothing_shuts_nobody_out(open_one: Manager) -> None:
         assert ask(open_one, "/v1.0/bindings")[0] == 200
         assert time.monotonic() - began < 5
     assert b"Traceback" not in open_one.log.read_bytes()
+
+
+def test_bodies_that_nobody_wanted_and_never_end_shut_nobody_out(open_one: Manager) -> None:
+    with contextlib.ExitStack() as crowd:
+        guests = [crowd.enter_context(socket.create_connection(open_one.rest, timeout=10)) for _ in range(SHARE)]
+        for guest in guests:
+            guest.sendall(b"DELETE /v1.0/nodes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 60000\r\n\r\nx")
+            assert guest.recv(1 << 16).startswith(b"HTTP/1.1 405 ")
+        assert ask(open_one, "/v1.0/bindings")[0] == 200
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 99999999999999", b"Transfer-Encoding: chunked"])
+def test_a_body_without_an_end_holds_nobody_up(open_one: Manager, length: bytes) -> None:
+    def send(guest: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            guest.sendall(b"DELETE /v1.0/nodes HTTP/1.1\r\nHost: 127.0.0.1\r\n" + length + b"\r\n\r\n")
+            while True:
+                guest.sendall(b"1\r\nx\r\n" * 10_000)
+
+    with socket.create_connection(open_one.rest, timeout=10) as guest:
+        sender = threading.Thread(target=send, args=(guest,))
+        sender.start()
+        sender.join(LINGER + 10)
+        assert not sender.is_alive()
+    began = time.monotonic()
+    assert ask(open_one, "/v1.0/bindings")[0] == 200
+    assert time.monotonic() - began < 5
 
 
 def test_handshakes_that_never_end_shut_nobody_out(locked: Manager, place: Path) -> None:

@@ -32,6 +32,9 @@ CHECKED_BY = {
         f"{HERE}::test_every_token_is_compared_in_constant_time",
         f"{LOCKS}::test_who_asks_too_often_is_told_to_wait",
     ],
+    "a request means one thing to a relay and another to us": [
+        f"{LOCKS}::test_what_cannot_be_is_refused_in_the_api_s_shape",
+    ],
     "a web page in the operator's browser asks loopback": [
         f"{DOORS}::test_a_page_of_somebody_else_gets_nothing",
         f"{DOORS}::test_without_tokens_a_name_is_not_answered_to",
