@@ -9,6 +9,7 @@ import logging
 from contextvars import ContextVar
 from typing import Any
 
+from coat_ryu.node.failure import printable
 from coat_ryu.saga import timestamp
 
 MIGRATION: ContextVar[str | None] = ContextVar("migration", default=None)
@@ -20,13 +21,20 @@ def configure(kind: str, root: logging.Logger | None = None) -> None:
     """Makes every handler of the root logger write ``text`` or ``json``."""
     for handler in (root or logging.getLogger()).handlers:
         handler.addFilter(_mark)
-        handler.setFormatter(Json() if kind == "json" else logging.Formatter(TEXT))
+        handler.setFormatter(Json() if kind == "json" else Text(TEXT))
 
 
 def _mark(record: logging.LogRecord) -> bool:
     found = MIGRATION.get()
     record.migration, record.belongs = found, f" [{found}]" if found else ""
     return True
+
+
+class Text(logging.Formatter):
+    """A line each, whoever has worded the message; an exception's own lines follow it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # the library's name
+        return printable(super().formatMessage(record))
 
 
 class Json(logging.Formatter):

@@ -13,6 +13,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 import click
 
 from coat_ryu import latchkey
+from coat_ryu.node.failure import printable
 
 REQUEST_TIMEOUT = 60.0
 """Seconds; making a container and looking for residue ask the nodes, and take the longest."""
@@ -46,7 +47,7 @@ class Failed(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         # One line, whatever a parser or a node has said.
-        text = json.dumps(self.answer) if self._as_json else f"coat: {' '.join(self.message.split())}"
+        text = json.dumps(self.answer) if self._as_json else f"coat: {printable(' '.join(self.message.split()))}"
         click.echo(text, file=file, err=True)
 
 

@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 
 from coat_ryu.cli.client import Client, Exit, Failed
-from coat_ryu.cli.show import CONTAINER, HOST, JSON, as_json_text, milliseconds, table
+from coat_ryu.cli.show import CONTAINER, HOST, JSON, as_json_text, milliseconds, say, table
+from coat_ryu.node.failure import printable
 
 POLL = 0.1
 PATIENCE = 60.0
@@ -35,7 +36,7 @@ def plan(client: Client, /, as_json: bool, **wanted: str | None) -> None:
         as_json_text(foreseen)
     else:
         for line in _foreseen(foreseen):
-            click.echo(line)
+            say(line)
     if not foreseen["possible"]:
         reasons = "; ".join(refusal["message"] for refusal in foreseen["refusals"])
         raise Failed(f"{foreseen['container']} cannot move to {foreseen['destination']} now: {reasons}")
@@ -94,7 +95,7 @@ class Display:
         self._now = self._console.status("") if self._console.is_terminal else None
 
     def say(self, line: str) -> None:
-        self._console.print(line)
+        self._console.print(printable(line))
 
     def now(self, text: str) -> None:
         if self._now is not None:
@@ -189,15 +190,15 @@ def _one(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         as_json_text(record)
         return
-    click.echo(f"{record['container']}: {record['source']} -> {record['destination']}, {record['mode']}")
+    say(f"{record['container']}: {record['source']} -> {record['destination']}, {record['mode']}")
     for step in record["steps"]:
-        click.echo(_line(step))
+        say(_line(step))
     frozen = milliseconds(record["downtime_s"]) or "not at all"
-    click.echo(f"{record['state']}; took {milliseconds(record['duration_s']) or 'no end yet'}; frozen {frozen}")
+    say(f"{record['state']}; took {milliseconds(record['duration_s']) or 'no end yet'}; frozen {frozen}")
     for line in _warnings(record):
-        click.echo(line)
+        say(line)
     if record["error"]:
-        click.echo(f"{record['error']['cause']}: {record['error']['message']}")
+        say(f"{record['error']['cause']}: {record['error']['message']}")
 
 
 @click.command()

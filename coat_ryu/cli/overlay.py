@@ -7,7 +7,7 @@ from urllib.parse import quote
 import click
 
 from coat_ryu.cli.client import Client
-from coat_ryu.cli.show import CONTAINER, HOST, JSON, answer, as_json_text, table
+from coat_ryu.cli.show import CONTAINER, HOST, JSON, answer, as_json_text, say, table
 
 
 @click.command()
@@ -73,7 +73,7 @@ def run(
     if as_json:
         as_json_text(made)
     else:
-        click.echo(f"{made['name']} runs on {made['node']} with {made['ip']}")
+        say(f"{made['name']} runs on {made['node']} with {made['ip']}")
 
 
 @click.command()
@@ -86,7 +86,7 @@ def start(client: Client, name: str, as_json: bool) -> None:
     if as_json:
         as_json_text(started)
     else:
-        click.echo(f"{name} is {started['state']} on {started['node']}")
+        say(f"{name} is {started['state']} on {started['node']}")
 
 
 @click.command()
@@ -99,7 +99,7 @@ def takeover(client: Client, host: str, as_json: bool) -> None:
     if as_json:
         as_json_text(taken)
     else:
-        click.echo(f"{host} obeys this controller; before, {taken['before'] or 'nobody'}")
+        say(f"{host} obeys this controller; before, {taken['before'] or 'nobody'}")
 
 
 @click.command()
@@ -139,4 +139,4 @@ def cleanup(client: Client, remove: bool, as_json: bool) -> None:
         return
     table(found["found"], ("node", "kind", "name", "removed", "keep"))
     for name, why in found["unreachable"].items():
-        click.echo(f"{name}: not looked at: {why}", err=True)
+        say(f"{name}: not looked at: {why}", err=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coat_ryu.cli.client import Client, Failed
+from coat_ryu.node.failure import printable
 
 Row = dict[str, Any]
 
@@ -21,6 +22,11 @@ WIDTH_OF_A_FILE = 240
 def console() -> Console:
     """Standard output; what comes from elsewhere has no say in the layout."""
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, markup=False, highlight=False)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """A line for a person. Names in it may have been chosen by a container or a node."""
+    click.echo(printable(line), err=err)
 
 
 def as_json_text(value: Any) -> None:
@@ -53,7 +59,7 @@ def milliseconds(seconds: float | None) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else printable(str(value))
 
 
 def names_of(path: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

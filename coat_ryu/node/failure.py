@@ -4,6 +4,13 @@ STDERR_LIMIT = 4000
 """Characters of a command's standard error that travel with a failure: its end, where the reason is."""
 
 
+def printable(text: str) -> str:
+    """For a terminal or a log: a name that somebody else chose has no line breaks and escape sequences any more."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class Failure(Exception):
     """A verb could not do what it was asked.
 
@@ -21,4 +28,4 @@ class Failure(Exception):
         self.stderr = stderr[-STDERR_LIMIT:]
 
     def as_json(self) -> dict[str, str]:
-        return {"cause": self.cause, "message": str(self), "command": self.command, "stderr": self.stderr}
+        return {"cause": self.cause, "message": printable(str(self)), "command": self.command, "stderr": self.stderr}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_ryu.node import sockets
-from coat_ryu.node.failure import Failure
+from coat_ryu.node.failure import Failure, printable
 
 PROC = Path("/proc")
 TCP_LISTEN, TCP_TIME_WAIT = "0A", "06"  # net/tcp_states.h, as in /proc/net/tcp
@@ -41,7 +41,7 @@ class Process:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid})"
+        return f"{printable(self.name)} (pid {self.pid})"
 
     @property
     def directory(self) -> Path:
@@ -199,7 +199,7 @@ def _files(init: int, found: list[Process]) -> tuple[list[str], list[str]]:
                 if kind != name and kind in UNKNOWN_FILES:
                     unknown.append(f"{kind.strip('[]')} of {process}")
                 elif name.startswith("/") and name.count("/") == 1 and _device(file) == queue_device is not None:
-                    queues.append(f"{name} of {process}")
+                    queues.append(f"{printable(name)} of {process}")
     return unknown, queues
 
 

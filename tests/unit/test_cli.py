@@ -266,6 +266,17 @@ def test_a_plan_is_shown_and_an_impossible_one_fails() -> None:
     assert (result.exit_code, "node b has criu 3.17" in result.stderr) == (Exit.FAILED, True)
 
 
+def test_what_a_node_or_a_container_says_moves_no_cursor() -> None:
+    """At a terminal an escape sequence writes elsewhere, or into the clipboard."""
+    evil = {"cause": "traced", "message": "\x1b]52;c;evil\x07 (pid 5)\rgrün"}
+    with scripted(
+        {"POST /v1.0/plan": (200, PLAN | {"possible": False, "refusals": [evil], "warnings": [evil]})}
+    ) as url:
+        result = coat(url, "plan", "web", "b")
+    assert "\\x1b]52;c;evil\\x07 (pid 5)" in result.output and "grün" in result.output
+    assert not {"\x1b", "\x07", "\r"} & set(result.output)
+
+
 def test_warnings_of_a_plan_are_shown() -> None:
     warnings = [{"cause": "log_left_behind", "message": "7 bytes stay behind"}]
     with scripted({"POST /v1.0/plan": (200, PLAN | {"warnings": warnings})}) as url:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coat_ryu.node import inside
+from coat_ryu.node.failure import Failure
 
 OURS, OTHER = "pid:[1]", "pid:[2]"
 
@@ -115,3 +116,10 @@ def test_open_files_are_looked_at_up_to_a_bound(proc: Path, monkeypatch: pytest.
         os.symlink("anon_inode:[io_uring]", directory / f"fd/{number}")
     monkeypatch.setattr(inside, "FILES", 3)
     assert len(inside.look(10)["files"]) == 3
+
+
+def test_names_that_a_container_chooses_are_printable() -> None:
+    """A process may call itself anything, and a person reads that at a terminal."""
+    assert str(inside.Process(5, 1, "\x1b[2J\n\udcff")) == "\\x1b[2J\\n\\udcff (pid 5)"
+    failure = Failure("conflict", "CRIU: cannot dump /\x1b]52;c;evil\x07 of \u202egolb, grün")
+    assert failure.as_json()["message"] == "CRIU: cannot dump /\\x1b]52;c;evil\\x07 of \\u202egolb, grün"

@@ -1,5 +1,6 @@
 """Log lines know their migration, whichever thread or greenlet writes them."""
 
+import io
 import json
 import logging
 import subprocess
@@ -82,3 +83,18 @@ def test_greenlets_do_not_mix_their_migrations_up() -> None:
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(GREEN)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_message_is_one_line_whoever_has_worded_it() -> None:
+    """A name with a line break in it would forge the next line; an escape sequence is for the terminal."""
+    stream = io.StringIO()
+    logger = logging.Logger("forged")
+    logger.addHandler(logging.StreamHandler(stream))
+    logs.configure("text", logger)
+    logger.info("node %s is down", "a\n2026-01-01 INFO admin: all is well\x1b[2J")
+    assert stream.getvalue().count("\n") == 1 and "\x1b" not in stream.getvalue()
+    try:
+        raise ValueError("here")
+    except ValueError:
+        logger.exception("it failed")
+    assert stream.getvalue().count("\n") > 3

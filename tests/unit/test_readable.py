@@ -5,9 +5,11 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import coat_ryu
 from coat_ryu.node.readable import readable
 
 FIRST = 1024
@@ -40,3 +42,9 @@ def test_descriptors_beyond_select_are_waited_for(high: tuple[socket.socket, soc
     there.close()
     here.recv(1)
     assert readable([here], 1) == [here]
+
+
+def test_the_product_never_selects() -> None:
+    """A node under load, or under attack, has more than 1,024 descriptors, and then select(2) is a ValueError."""
+    sources = Path(coat_ryu.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if "select.select(" in path.read_text()] == []
