@@ -67,7 +67,7 @@ class Loan:
 
     def void(self) -> None:
         """It has not, or nobody knows: the switch is looked at again."""
-        self._fabric.doubt(self._member.node)
+        self._fabric.doubt(self._member.node, self._old.container)
 
 
 def _encoded(changes: Iterable[Change]) -> list[bytes]:
@@ -266,9 +266,11 @@ class Fabric:
             return None
         return Loan(self, now, turned)
 
-    def doubt(self, node: str) -> None:
-        """The node may have applied what was lent to it when nobody listened any more: its switch is read again."""
-        self._member(node).doubt()
+    def doubt(self, node: str, container: str) -> None:
+        """The node may have applied what was lent to it for a container when nobody listened any more: its switch is
+        read again.
+        """
+        self._member(node).doubt(container)
         self._keeper.mark([node])
 
     def announce(self, binding: Binding) -> int:
@@ -367,7 +369,7 @@ class Fabric:
         with self._moving.setdefault(name, hub.Semaphore()):
             track = self._tracks.get(name)
             if track is None or track.newest != old:
-                return self.doubt(member.node)
+                return self.doubt(member.node, name)
             version = self._push(track, new)
             member.take_back(name, version)
             for other in self._members.values():  # the same flows under another number

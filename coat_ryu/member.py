@@ -55,7 +55,8 @@ class Member:
         self.lagging = False  # whether a binding waits for another switch
         self.ports: dict[str, Port] = {}
         self.installed: dict[Key, Flow] = {}
-        self.lent: dict[Key, Flow] = {}  # what the node may write over ``installed`` by itself
+        # container: what its node may write by itself, over what ``installed`` has or does not have
+        self.lent: dict[str, dict[Key, Flow]] = {}
         self.versions: dict[str, int] = {}
         self.wanted = 0
         self.repairs = 0
@@ -153,29 +154,29 @@ class Member:
                 self._learn()
             have, want = (flows.container(self._plan.overlay, self._switch, binding) for binding in (old, new))
             changes = diff(have, want)
-            self.lent = {change.flow.key: change.flow for change in changes}
+            self.lent[old.container] = {change.flow.key: change.flow for change in changes}
             return changes
 
     def take_back(self, container: str, version: int) -> None:
         """The node has applied what was lent: the binding has this version."""
+        lent = self.lent.pop(container, {})
         self.versions[container] = version
-        self.installed.update(self.lent)
+        self.installed.update(lent)
         before = self._parts.get(container, (None, {}))[1]
         self.wanted += len(self._part(container, version)) - len(before)  # what was lent is ours to delete
-        self.fresh = self.fresh and bool(self.lent)  # else it was read in between, and put right
-        self.lent = {}
+        self.fresh = self.fresh and bool(lent)  # else we have written over it, and it was put right
 
-    def doubt(self) -> None:
+    def doubt(self, container: str) -> None:
         """Nobody knows whether the node has applied what was lent: the switch has to be read again."""
-        self.fresh, self.lent = False, {}
+        self.fresh = False
+        self.lent.pop(container, None)
 
     def audit(self) -> bool:
         """Looks at what the switch really holds; whether that is not what it should be. Raises as ``sync``."""
         with self.lock:
             entries = self._board.read(self.node)
-            found = _ours(entries)
-            right = {**self.installed, **{key: flow for key, flow in self.lent.items() if found.get(key) == flow}}
-            wrong = {key for key in {*found, *right} if found.get(key) != right.get(key)}
+            found = self._but_for_lent(_ours(entries))
+            wrong = {key for key in {*found, *self.installed} if found.get(key) != self.installed.get(key)}
             if wrong:
                 self.installed, self._basis = found, None
             self.denied = sum(entry.packets for entry in entries if entry.cookie & ~COOKIE_MASK == Role.DENY)
@@ -183,6 +184,14 @@ class Member:
             self.repairs += len(wrong)
             LOG.warning("%d flows of %s were changed behind our back, restoring them", len(wrong), self.node)
         return bool(wrong)
+
+    def _but_for_lent(self, found: dict[Key, Flow]) -> dict[Key, Flow]:
+        """What we know of, where a node has written what was lent to it: until that is taken back, or doubted, nobody
+        else undoes it.
+        """
+        lent = {key for one in self.lent.values() for key, flow in one.items() if found.get(key) == flow}
+        known = {key: self.installed[key] for key in lent if key in self.installed}
+        return {key: flow for key, flow in found.items() if key not in lent} | known
 
     def removed(self, key: Key) -> bool:
         """The switch says that an entry is gone; whether that should not be."""
@@ -203,8 +212,7 @@ class Member:
 
     def _learn(self) -> None:
         """Reads what the switch holds, and what its datapath can do."""
-        self.lent = {}
-        self.installed, self._basis = _ours(self._board.read(self.node)), None
+        self.installed, self._basis = self._but_for_lent(_ours(self._board.read(self.node))), None
         self.fresh = True
         self._describe(self._plan.advertise and self._can_advertise())
 
@@ -222,6 +230,8 @@ class Member:
         for change in changes:
             if change.verb == "delete":  # before the switch reports it as removed
                 self.installed.pop(change.flow.key, None)
+            for container in [name for name, lent in self.lent.items() if change.flow.key in lent]:
+                del self.lent[container]
         try:
             self._board.apply(self.node, changes)
         except SwitchError:

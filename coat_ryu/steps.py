@@ -175,7 +175,7 @@ def undo_checkpoint(move: Move, tally: Tally) -> None:
     """
     here = move.call(tally, move.source, "container_inspect", {"name": move.name}).result
     if here is None:
-        move.fabric.doubt(move.record.source)
+        move.fabric.doubt(move.record.source, move.name)
         move.ended = Conflict(
             f"{move.name} is gone: somebody has removed it from {move.record.source}", cause="is_gone"
         )
@@ -185,7 +185,7 @@ def undo_checkpoint(move: Move, tally: Tally) -> None:
     except SwitchError as error:  # the port is there; its switch is brought up to date when it is back
         tally.detail["left_to_the_fabric"] = str(error)
     memory.undo_checkpoint(move, tally)
-    move.fabric.doubt(move.record.source)  # it heard the fence, and turns nothing any more
+    move.fabric.doubt(move.record.source, move.name)  # it heard the fence, and turns nothing any more
     if here["state"] in ("running", "paused"):
         move.call(tally, move.source, "thaw", {"name": move.name})
         return
@@ -275,7 +275,7 @@ def finish(move: Move, tally: Tally) -> None:
     """Frames take the direct way again and nothing is left of the old place."""
     if move.found_running:
         move.call(tally, move.destination, memory.restore(move), restore_args(move), move.bulk)
-        move.fabric.doubt(move.record.source)
+        move.fabric.doubt(move.record.source, move.name)
     settle_in(move, tally)
     move.tidy(tally, move.source, "chain", move.chained(*leaving(move)))
 

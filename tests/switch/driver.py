@@ -75,6 +75,7 @@ class Driver(FabricApp):
                 result = target(*args, **kwargs) if callable(target) else target
                 if isinstance(result, Loan):
                     self.fabric.loan = result  # type: ignore[attr-defined]
+                    setattr(self.fabric, f"loan_of_{args[0]}", result)
                     result = {part: getattr(result, part) for part in ("messages", "sift", "unsift")}
                 send(peer, (True, None if hasattr(result, "wait") else result))
             except Exception as error:

@@ -12,9 +12,9 @@ from tests.switch.scene import LINE, bound, eventually, held, private_ovs
 MOVER, PEER = bound("mover", "a", 1), bound("peer", "c", 2)
 MOVED = replace(MOVER, place=Place("c", "c-mover"), origins=(Place("c", "c-mover"),))
 PORTS = {
-    "a": {"t-b": "vxlan", "c-mover": ""},
+    "a": {"t-b": "vxlan", "c-mover": "", "c-second": ""},
     "b": {"t-a": "vxlan", "t-c": "vxlan"},
-    "c": {"t-b": "vxlan", "c-peer": "", "c-mover": "", "h-mover": ""},
+    "c": {"t-b": "vxlan", "c-peer": "", "c-mover": "", "h-mover": "", "h-second": ""},
 }
 SETTLE = 20.0
 

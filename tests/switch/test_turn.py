@@ -8,13 +8,15 @@ from dataclasses import replace
 import pytest
 
 from coat_ryu.flows import held_mac
+from coat_ryu.model import Place
 from coat_ryu.node.failure import Failure
 from coat_ryu.node.turn import Turn, made_ready
-from tests.switch.scene import LINE, eventually, held
+from tests.switch.scene import LINE, bound, eventually, held
 from tests.switch.test_cutover import MOVED, MOVER, PEER, SETTLE, Row, far_ovs  # noqa: F401
 
 BOTH = (*MOVER.origins, *MOVED.origins)
 EXPECTED = replace(MOVER, origins=BOTH, hold=held(MOVER, "c", False))
+SECOND = bound("second", "a", 3)
 FILLING = replace(MOVED, origins=BOTH, hold=held(MOVER, "c", True))
 
 
@@ -130,7 +132,7 @@ def test_a_turn_that_comes_when_nobody_counts_on_it_is_found(row):
     row.fabric.call("loan.void")
     row.fabric.settle(["a"], SETTLE)
     turn(loan)
-    row.fabric.doubt("a")
+    row.fabric.doubt("a", "mover")
     eventually(lambda: row.sends("a") == "c-mover", "frames go to the place again")
 
 
@@ -139,11 +141,68 @@ def test_a_switch_that_came_back_in_between_is_asked_too(row):
     turn(loan)
     row.disconnect("a")
     row.connect("a")
-    row.fabric.settle(["a"], SETTLE)  # and it was put right, for nobody had said that it was turned
+    row.fabric.settle(["a"], SETTLE)  # it stays turned: nobody has said that it was not
     row.fabric.call("loan.made")
     row.fabric.bind(FILLING)
     row.fabric.settle(["a", "b", "c"], SETTLE)
     assert [row.sends(node) for node in "abc"] == ["t-b", "t-c", "h-mover"]
+
+
+@pytest.fixture
+def two(row):
+    """Two containers leave one node side by side: what was lent for the mover, and for the second."""
+    row.fabric.bind(SECOND)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    both = (*SECOND.origins, Place("c", "c-second"))
+    row.fabric.cut_over(replace(SECOND, origins=both, hold=held(SECOND, "c", False)), 10)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    return row.fabric.lend("mover"), row.fabric.lend("second")
+
+
+def test_what_was_lent_for_one_is_not_taken_for_the_other_s(row, two):
+    mover, second = two
+    turn(mover)
+    row.fabric.call("loan_of_mover.made")
+    row.fabric.cut_over(MOVER, 10)
+    assert sends(row) == ["c-mover"] * 3
+    assert row.sends("a", SECOND) == "c-second"
+    turn(second)
+    row.fabric.call("loan_of_second.made")
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert (row.sends("a"), row.sends("a", SECOND)) == ("c-mover", "t-b")
+    row.fabric.cut_over(SECOND, 10)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert row.sends("a", SECOND, "tcp") == "c-second"
+    assert repairs(row) == [0, 0, 0]
+
+
+def test_a_doubt_about_one_leaves_the_other_turned(row, two):
+    """The second was turned by its node, and nobody has said so yet."""
+    mover, second = two
+    with ready(mover) as turning:
+        turning.sift()
+    turn(second)
+    row.fabric.call("loan_of_mover.void")
+    eventually(lambda: sends(row) == ["c-mover"] * 3, "new connections come to the place again")
+    assert row.sends("a", SECOND) == "t-b"
+    row.fabric.call("loan_of_second.made")
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert row.sends("a", SECOND) == "t-b"
+    row.fabric.cut_over(SECOND, 10)
+    row.fabric.settle(["a", "b", "c"], SETTLE)
+    assert row.sends("a", SECOND, "tcp") == "c-second"
+
+
+@often
+def test_an_audit_that_repairs_something_leaves_what_is_lent(row):
+    loan = row.fabric.lend("mover")
+    turn(loan)
+    row.ovs["a"].ofctl("mod-flows", "a", f"table=4,tun_id=0x2a,dl_dst={PEER.mac},actions=drop")
+    eventually(lambda: row.fabric.node_status("a")["repairs"] > 0, "the audit has seen it")
+    row.fabric.settle(["a"], SETTLE)
+    assert sends(row) == ["t-b"] * 3
+    row.fabric.call("loan.made")
+    assert sends(row) == ["t-b"] * 3
 
 
 def test_nothing_is_lent_without_a_hold_that_all_on_the_way_know(row):

@@ -470,7 +470,7 @@ class FakeFabric:
     def lend(self, container: str) -> "FakeLoan":
         return FakeLoan(self)
 
-    def doubt(self, node: str) -> None:
+    def doubt(self, node: str, container: str) -> None:
         self.doubted.append(node)
 
     def announce(self, binding: Binding) -> int:
