@@ -210,8 +210,9 @@ class Containers:
                 raise Conflict(message, cause="name_in_use")
 
     def remove(self, name: str) -> None:
-        resident = self.resident(name)
+        self.resident(name)
         with self.claim(name, "being_removed"):
+            resident = self.resident(name)  # as it is when nobody moves it any more
             site = self._nodes.ready(resident.node, "container")
             self._forget(resident.spec, site)
             last = self._journal.latest(name)

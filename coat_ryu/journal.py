@@ -183,6 +183,12 @@ class Journal:
         self._do("INSERT OR REPLACE INTO containers VALUES (?, ?, ?)", spec.name, spec.model_dump_json(), node)
 
     def drop_resident(self, name: str) -> None:
+        """Forgets a container. What its last migration left undecided is no affair of a later one of the same name."""
+        self._do(
+            "UPDATE migrations SET context = json_set(context, '$.removed', json('true')) WHERE serial ="
+            " (SELECT max(serial) FROM migrations WHERE json_extract(record, '$.container') = ?)",
+            name,
+        )
         self._do("DELETE FROM containers WHERE name = ?", name)
 
     def put_migration(self, migration: Migration, context: dict[str, Any]) -> None:
@@ -252,6 +258,15 @@ class Journal:
             container,
         )
         return Migration.model_validate_json(rows[0][0]) if rows else None
+
+    def outlived(self, container: str) -> bool:
+        """Whether the newest migration of that name was of a container that has been removed since."""
+        rows = self._do(
+            "SELECT json_extract(context, '$.removed') FROM migrations WHERE json_extract(record, '$.container') = ?"
+            " ORDER BY serial DESC LIMIT 1",
+            container,
+        )
+        return bool(rows and rows[0][0])
 
     def newest(self, state: str, word: str = "") -> list[tuple[Migration, dict[str, Any]]]:
         """Of all containers' newest migrations those that ended in that state and have a word anywhere in their

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from coat_ryu import recovery
@@ -94,6 +94,8 @@ class Migrator:
         self._nodes.ready(request.to, "to")
         self._containers.take(request.container, "migrating")
         try:
+            if self._containers.resident(request.container) != resident:
+                raise Conflict(f"container: {request.container} has been moved or made anew this moment")
             here = source.call("container_inspect", {"name": request.container}).result
             if here is None or here["state"] != "running":
                 state = "missing" if here is None else here["state"]
@@ -201,8 +203,8 @@ class Migrator:
         is not known. Called before the switches are touched.
         """
         homes = self._containers.homes()
-        for record, _ in self._journal.newest("failed"):
-            if record.container in homes:
+        for record, context in self._journal.newest("failed"):
+            if record.container in homes and not context.get("removed"):
                 self._containers.ended(record)
         failed = recovery.undecided(self._journal, homes, self._nodes.sites)
         for record, context in [*self._journal.unfinished(), *failed]:
@@ -213,13 +215,22 @@ class Migrator:
 
     def on_ready(self, site: Site) -> None:
         """A node is back: what failed because it was away is taken up again when both are there."""
+        self._take_up_failed(lambda record: site.node.name in (record.source, record.destination))
+
+    def _take_up_failed(self, which: Callable[[Migration], bool]) -> None:
         try:
-            for record, context in recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites):
-                ends = [self._nodes.sites[name] for name in (record.source, record.destination)]
-                if site in ends and all(end.ready for end in ends):
+            failed = recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites)
+        except CoatError as error:
+            LOG.warning("no failed migration is taken up: %s", error)
+            return
+        for record, context in failed:
+            ends = [self._nodes.sites[name] for name in (record.source, record.destination)]
+            if which(record) and all(end.ready for end in ends):  # else the one's return will do
+                try:
                     self._take_up(record, context)
-        except CoatError as error:  # the journal; or somebody works on the container, and the next return will do
-            LOG.warning("node %s is back, and a failed migration stays so: %s", site.node.name, error)
+                except CoatError as error:  # the journal; or somebody works on the container
+                    LOG.warning("migration %s stays failed for now: %s", record.id, error)
+                    self._later(record)
 
     def _later(self, record: Migration) -> None:
         tries = self._tries.get(record.id, 0)
@@ -230,13 +241,7 @@ class Migrator:
             timer.start()
 
     def _try_again(self, identifier: str) -> None:
-        try:
-            for record, context in recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites):
-                ends = [self._nodes.sites[name] for name in (record.source, record.destination)]
-                if record.id == identifier and all(end.ready for end in ends):  # else the one's return will do
-                    self._take_up(record, context)
-        except CoatError as error:  # the journal; or somebody works on the container
-            LOG.warning("migration %s stays failed: %s", identifier, error)
+        self._take_up_failed(lambda record: record.id == identifier)
 
     def _take_up(self, record: Migration, context: recovery.Context) -> None:
         """Raises Conflict."""
@@ -246,11 +251,22 @@ class Migrator:
             cause, message = context["failed_of"]
             move.failed_of = CoatError(message, cause=cause)
         self._containers.take(record.container, "migrating")
-        record.state, record.error, record.finished_at, record.duration_s = "running", None, None, None
-        self._containers.ended(record)
-        self._fabric.bind(move.binding_now())
+        try:
+            if record.state == "failed" and not self._is_undecided(record):
+                raise Conflict(f"{record.container} has been removed or moved meanwhile")
+            record.state, record.error, record.finished_at, record.duration_s = "running", None, None, None
+            self._containers.ended(record)
+            self._fabric.bind(move.binding_now())
+        except CoatError:
+            self._containers.give_back(record.container)
+            raise
         LOG.warning("migration %s of %s was left unfinished and is taken up", record.id, record.container)
         self.runner.start(move, self.runner.resume)
+
+    def _is_undecided(self, record: Migration) -> bool:
+        """Asked when nobody else can change it any more."""
+        found = recovery.undecided(self._journal, self._containers.homes(), self._nodes.sites)
+        return record.id in (one.id for one, _ in found)
 
 
 def _fingerprint(request: MigrateRequest) -> str:

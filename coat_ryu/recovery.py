@@ -42,6 +42,7 @@ def undecided(journal: Journal, homes: Container[str], sites: Mapping[str, Site]
         if record.source in sites
         and record.destination in sites
         and record.container in homes
+        and not context.get("removed")
         and not (record.error and record.error.cause == MemoryLost.default_cause)
     ]
 

@@ -348,7 +348,7 @@ class Runner:
     def _is_worth_another_try(move: Move, error: CoatError) -> bool:
         """Its container was busy: in a moment it may not be. An abort is heeded at the next step."""
         tidy = not (move.left_behind or move.destination_gone or move.ended)
-        return error.cause == IN_FLIGHT and tidy and move.record.tries < TRIES and not move.abort.is_set()
+        return error.cause == IN_FLIGHT and tidy and move.record.tries < TRIES
 
     def _has_arrived(self, move: Move) -> bool:
         """Asked of the destination, where a copy could have come to life."""
@@ -363,6 +363,7 @@ class Runner:
         Returns why the container could not be made to run at the source, None if it does or has ended.
         """
         move.going_back = True
+        move.handed_ahead.clear()  # it is taken back, and may be aborted before it is tried again
         stuck: CoatError | None = None
         for name in saga.undo_order(move.record.mode, move.record.begun()):
             error = self._undo(move, name)

@@ -107,9 +107,12 @@ class Sweeper:
         last = self._journal.latest(container)
         if last is None:
             return False
-        if container in self._guard.homes():
-            return last.state == "rolled_back" and last.destination == node
-        return last.state == "failed" and node in (last.source, last.destination)
+        home = self._guard.homes().get(container)
+        if home is None or self._journal.outlived(container):
+            return (
+                last.state == "failed" and node in (last.source, last.destination) and (not home or home.node != node)
+            )
+        return last.state == "rolled_back" and last.destination == node
 
     def sweep(self, site: Site, remove: Scope) -> list[Stray]:
         """Looks, and removes what may go. Raises NodeError, JournalError."""

@@ -155,7 +155,8 @@ def test_what_is_no_matter_of_being_busy_is_not_tried_again(controller: Controll
     assert record.state == "rolled_back" and record.tries == 1
 
 
-def test_an_abort_between_two_tries_is_heeded(controller: Controller) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_an_abort_between_two_tries_is_heeded(controller: Controller, way: tuple[Any, Any]) -> None:
     refuse(controller, 99)
 
     def abort(seconds: float) -> None:
@@ -163,7 +164,25 @@ def test_an_abort_between_two_tries_is_heeded(controller: Controller) -> None:
         controller.migrator.abort(move.record.id)
 
     controller.migrator.runner._sleep = abort
-    record = controller.run(mode="sequential")
+    record = controller.run(mode=way[0], memory=way[1])
     assert record.state == "rolled_back" and record.tries == 2
     assert record.error is not None and record.error.cause == "aborted"
     assert controller.world.running("web") == ["a"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_abort_while_a_try_is_taken_back_is_heeded(controller: Controller, way: tuple[Any, Any]) -> None:
+    refuse(controller, 99)
+    world, busy = controller.world, controller.world.before
+
+    def before(number: int, node: str, verb: str) -> None:
+        move = next(iter(controller.migrator.runner.under_way.values()), None)
+        if verb == "hold_close" and move is not None and not move.abort.is_set():
+            controller.migrator.abort(move.record.id)
+        busy(number, node, verb)
+
+    world.before = before
+    record = controller.run(mode=way[0], memory=way[1])
+    assert record.error is not None
+    assert (record.state, record.tries, record.error.cause) == ("rolled_back", 2, "aborted")
+    assert world.running("web") == ["a"] and world.residue("a") == []
