@@ -34,6 +34,8 @@ BURST = 32
 QUIET, QUIET_PATIENCE = 0.05, 2.0
 """A hold that passes frames on is closed when none has come for so long, or after so long at the most: a barrier says
 that a switch's tables have changed, and its datapath follows within milliseconds (ovs-vswitchd, revalidators)."""
+DRAIN_PATIENCE, LAST_PATIENCE = 10.0, 2.0
+"""Seconds that frames which were held may take on their way out, and those that are left when it is closed."""
 PREDECESSOR_PATIENCE = 25.0
 """Seconds that another hook may keep a TAP."""
 LOOK_FOR_LOSSES = 0.1
@@ -93,8 +95,10 @@ class Hold:
 
     def wait_until_quiet(self) -> None:
         """Returns when nobody sends into a released hold any more. One that was not released has nobody to wait for."""
-        give_up = time.monotonic() + QUIET_PATIENCE
-        while self._releasing.is_set() and self._busy() and time.monotonic() < give_up:
+        began = time.monotonic()
+        while self._releasing.is_set() and self._busy():
+            if time.monotonic() - began > (DRAIN_PATIENCE if self._waiting else QUIET_PATIENCE):
+                return
             time.sleep(QUIET / 5)
 
     def _busy(self) -> bool:
@@ -104,11 +108,37 @@ class Hold:
         lately = time.monotonic() < self._last_frame + QUIET
         return lately or self._waiting > 0 or bool(readable([self._tap], 0)) or self._outlet.behind()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """What comes from now on waits until it is closed."""
         self._closing = True
         os.write(self._wake_write, b".")
         self._thread.join()
-        self._close_descriptors()
+
+    def close(self) -> dict[str, int]:
+        """What is left goes into the container's port, if that is here; from its bridge the hold has been taken. The
+        rest is lost, and counted.
+        """
+        self.stop()
+        if self._straight is not None:
+            self._last(self._deliver)
+        self._last(self._drop)
+        try:
+            return self.counts()
+        finally:
+            self._close_descriptors()
+
+    def _last(self, take: Callable[[bytes], None]) -> None:
+        """All that waits here, and then in the TAP, for as long as the patience lasts."""
+        give_up = time.monotonic() + LAST_PATIENCE
+        if not self._releasing.is_set():
+            take = self._drop
+        while self._waiting and time.monotonic() < give_up:
+            take((self._detoured or self._queue).popleft())
+        while not self._waiting and time.monotonic() < give_up and self._read_available(take):
+            pass
+
+    def _drop(self, frame: bytes) -> None:
+        self.dropped += 1
 
     def counts(self) -> dict[str, int]:
         """``dropped`` includes what came faster than the thread could read. A hold without room holds nothing, also not
@@ -139,6 +169,8 @@ class Hold:
                 self._drain()
             if self._tap in ready:
                 self._read()
+        if self._releasing.is_set():
+            self._last(self._deliver)
 
     def _drain(self) -> None:
         """All that was there before the release, and what came meanwhile, in the order in which it was sent.
@@ -178,15 +210,17 @@ class Hold:
             self._lost, self._looked = netns.transmit_drops(self._port), time.monotonic()
         shortcut.done(self.held + self._lost)
 
-    def _read_available(self, take: Any) -> None:
+    def _read_available(self, take: Callable[[bytes], None]) -> bool:
+        """A burst of what is in the TAP; whether there may be more."""
         for _ in range(BURST):
             try:
                 frame = os.read(self._tap, FRAME_MAX)
             except BlockingIOError:
-                return
+                return False
             self.held += 1
             self._last_frame = time.monotonic()
             take(frame)
+        return True
 
     def _keep(self, frame: bytes) -> None:
         if self._waiting >= self._max_packets or self._queued_bytes + len(frame) > self._max_bytes:
@@ -288,17 +322,16 @@ def releasing(order: dict[str, Any] | None) -> Callable[[], None]:
 
 @verb
 def hold_close(*, bridge: Ifname, port: Ifname) -> dict[str, Any]:
-    """The TAP and its port are gone; what was still held is lost. Counts are of its whole life."""
+    """The TAP and its port are gone; what was still held, and could not be delivered, is lost. Counts are of its whole
+    life.
+    """
     with _lock:
         hold = _holds.pop(port, None)
     if hold is not None:
         hold.wait_until_quiet()
+        hold.stop()
     vswitch.delete_ports(bridge, [port])
-    if hold is None:
-        return dict(NOTHING)
-    counts = hold.counts()
-    hold.close()
-    return counts
+    return dict(NOTHING) if hold is None else hold.close()
 
 
 def close_all() -> None:
