@@ -102,17 +102,15 @@ class Sweeper:
 
     def is_forsaken(self, container: str, node: str) -> bool:
         """Whether the last that a container was moved was to this node, and was undone while the node was away; or had
-        failed between this node and another when the container was removed.
+        failed between this node and another when the container was removed, whatever has its name now.
         """
         last = self._journal.latest(container)
         if last is None:
             return False
         home = self._guard.homes().get(container)
-        if home is None or self._journal.outlived(container):
-            return (
-                last.state == "failed" and node in (last.source, last.destination) and (not home or home.node != node)
-            )
-        return last.state == "rolled_back" and last.destination == node
+        if last.state == "failed" and (home is None or self._journal.outlived(container)):
+            return node in {last.source, last.destination} - ({home.node} if home else set())
+        return home is not None and last.state == "rolled_back" and last.destination == node
 
     def sweep(self, site: Site, remove: Scope) -> list[Stray]:
         """Looks, and removes what may go. Raises NodeError, JournalError."""

@@ -86,3 +86,20 @@ def test_container_that_somebody_works_on_is_taken_up_afterwards(
     controller.light()
     wait_for(lambda: controller.migrator.migration(failed.id).state == "succeeded")
     assert controller.world.running("web") == ["b"]
+
+
+def test_copy_of_a_lost_node_goes_also_when_the_container_was_made_anew(controller: Controller) -> None:
+    """Its migration was rolled back without that node."""
+    world = controller.world
+    world.reached = False
+    world.before = lambda number, node, said: world.dark.add("b") if (node, said) == ("b", "restore") else None
+    now = [1000.0]
+    controller.migrator.runner.clock = lambda: now[0]
+    controller.migrator.runner._sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    assert controller.run(mode="sequential").state == "rolled_back"
+    assert world.running("web") == ["a", "b"]
+    controller.containers.remove("web")
+    controller.containers.create(SPEC)
+    controller.light()
+    wait_for(lambda: controller.swept("a"))
+    assert world.running("web") == ["a"]
