@@ -6,7 +6,9 @@ pager (``lazy``), writes JSON lines to it and reads JSON lines; what a later hoo
 
 CRIU takes a page server's client that goes for one that has everything, and ends the frozen processes. So the source's
 pager lets go of it in two cases only: the other side says that all pages are there (TLS's close_notify), or the hook
-wants the container back (SIGTERM): then CRIU is told nonsense, fails, and leaves the processes alive.
+wants the container back (SIGTERM): then CRIU is told nonsense, fails, and leaves the processes alive. CRIU's daemon has
+such a last word, too, and says it also when its restore has failed; so that is kept until the restore has succeeded.
+Once it is said, all pages are there or the daemon tells that they are not: what becomes of the source matters no more.
 
 Memory that has not come reads as zeros once CRIU's daemon has gone (userfaultfd(2)). So when pages stop coming, the
 destination's pager first ends the container and then the daemon.
@@ -20,6 +22,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -43,6 +46,10 @@ RESTORE_PATIENCE = 2.0
 END_PATIENCE = 10.0
 NONSENSE = b"\xff" * 64
 """A command of the page server's (``struct page_server_iov``, criu/page-xfer.c) that does not exist."""
+LAST_WORDS = [struct.pack("=I", command) + bytes(rest) for command in (0x1023, 0x1024) for rest in (20, 28)]
+"""PS_IOV_CLOSE and PS_IOV_FORCE_CLOSE of the page server's, with nothing else in the structure, whose number of pages
+is of 32 bits or, in later versions, of 64 (criu/page-xfer.c, disconnect_from_page_server).
+"""
 REPORTS_EVERY = 0.5
 PAGE_SOCKET = 100
 """The descriptor of CRIU's end on the source. The runtime has no word for it, so CRIU's configuration file names it
@@ -124,8 +131,11 @@ def _close(peer: ssl.SSLSocket) -> None:
     peer.close()
 
 
-def _readable(peer: ssl.SSLSocket, other: socket.socket) -> list[socket.socket]:
-    return [peer] if peer.pending() else readable([peer, other], TICK)
+def _readable(peer: ssl.SSLSocket | None, other: socket.socket) -> list[socket.socket]:
+    """What is of this host comes first: who ends here has his reasons, and the peer may end for them."""
+    if peer is None:
+        return readable([other], TICK)
+    return [peer] if peer.pending() else readable([other, peer], TICK)
 
 
 # ---- the source
@@ -201,24 +211,41 @@ class Giver:
 
     def _give(self, peer: ssl.SSLSocket, server: socket.socket, dump: subprocess.Popen[bytes], status: Status) -> None:
         try:
-            while dump.poll() is None and not self._wanted_back:
-                for end in _readable(peer, server):
+            while not self._wanted_back:
+                over = dump.poll() is not None  # what it has said is there before we look
+                ready = _readable(peer, server)
+                for end in ready:
                     data = _receive(peer) if end is peer else server.recv(BUFFER)
                     if data and end is peer:
-                        server.sendall(data)
+                        with contextlib.suppress(OSError):  # it has ended by itself
+                            server.sendall(data)
                     elif data:
                         _send(peer, data)
                         status.count(len(data))
                     elif data is not None:
-                        return _close(peer)
+                        return _close(peer) if end is peer else self._part(peer, dump)
+                if over and not ready:
+                    return self._part(peer, dump)
         except Cut as cut:
             # It may be wanted back, or be lost: that is not ours to decide.
             status.set(state="cut", error=str(cut))
             peer.close()
+        self._await(dump)
+        if self._wanted_back:
+            with contextlib.suppress(OSError):
+                server.sendall(NONSENSE)
+
+    def _part(self, peer: ssl.SSLSocket, dump: subprocess.Popen[bytes]) -> None:
+        """The page server has ended by itself: it was told that all pages are there, or it has failed."""
+        self._await(dump)
+        if dump.poll() == 0:
+            _close(peer)
+        else:
+            peer.close()
+
+    def _await(self, dump: subprocess.Popen[bytes]) -> None:
         while dump.poll() is None and not self._wanted_back:
             time.sleep(TICK)
-        if self._wanted_back:
-            server.sendall(NONSENSE)
 
 
 # ---- the destination
@@ -307,29 +334,53 @@ class Taker:
         return daemon
 
     def _relay(self, peer: ssl.SSLSocket, server: socket.socket, restore: subprocess.Popen[bytes]) -> None:
-        """Until CRIU's daemon has all that it wants. Raises Cut."""
+        """Until CRIU's daemon has ended, or need not be given anything more. Raises Cut when it lacks something."""
+        source: ssl.SSLSocket | None = peer
+        last_word, said_at = b"", 0.0
         while True:
-            if self._unwanted:
-                raise Cut("nobody wants the container here any more")
-            if not self._status.told and restore.poll() is not None:
-                self._tell(restore)
-                if restore.returncode != 0:
-                    raise Cut("the restore failed")
-            if not self._status.told and time.monotonic() > self._patience:
-                raise Cut(f"the restore did not end within {self._order['timeout']:.0f} s")
-            for end in _readable(peer, server):
-                data = _receive(end) if end is peer else server.recv(BUFFER)
-                if data is None:
-                    continue
-                if end is peer:
-                    if not data:
-                        raise Cut("the source has ended")
-                    server.sendall(data)
-                    self._status.count(len(data))
-                elif data:
-                    _send(peer, data)
-                else:
-                    return
+            self._refuse(restore)
+            if last_word and self._status.told and not said_at:
+                said_at = time.monotonic()
+                with contextlib.suppress(Cut):
+                    _send(peer, last_word)
+            if said_at and (source is None or time.monotonic() > said_at + END_PATIENCE):
+                return server.shutdown(socket.SHUT_WR)
+            for end in _readable(source, server):
+                if end is server:
+                    asked = server.recv(BUFFER)
+                    if not asked:
+                        return None
+                    last_word = next((word for word in LAST_WORDS if asked.endswith(word)), last_word)
+                    _send(peer, asked.removesuffix(last_word))
+                elif not self._pass_on(peer, server, bool(last_word)):
+                    source = None
+
+    def _refuse(self, restore: subprocess.Popen[bytes]) -> None:
+        """Raises Cut when the container is not wanted, or was not restored."""
+        if self._unwanted:
+            raise Cut("nobody wants the container here any more")
+        if not self._status.told and restore.poll() is not None:
+            self._tell(restore)
+            if restore.returncode != 0:
+                raise Cut("the restore failed")
+        if not self._status.told and time.monotonic() > self._patience:
+            raise Cut(f"the restore did not end within {self._order['timeout']:.0f} s")
+
+    def _pass_on(self, peer: ssl.SSLSocket, server: socket.socket, has_all: bool) -> bool:
+        """What has come, to the daemon. False when the source has ended, which only one who ``has_all`` may."""
+        try:
+            data = _receive(peer)
+            if data == b"":
+                raise Cut("the source has ended")
+        except Cut:
+            if not has_all:
+                raise
+            return False
+        if data:
+            with contextlib.suppress(OSError):  # it has ended; its exit status tells whether that is well
+                server.sendall(data)
+            self._status.count(len(data))
+        return True
 
     def _tell(self, restore: subprocess.Popen[bytes]) -> None:
         """The hook that waits for the restore hears how it went, once."""
