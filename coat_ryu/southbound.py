@@ -8,18 +8,21 @@ import _socket
 import contextlib
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import eventlet
 from ryu.base import app_manager  # noqa: F401  # before the controller, for they import each other
-from ryu.controller import controller
-from ryu.controller.handler import MAIN_DISPATCHER
+from ryu.controller import controller, ofp_event
+from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER
 from ryu.lib import hub
+from ryu.ofproto import ofproto_parser
 
 from coat_ryu import tls
 from coat_ryu.doors import is_loopback
+from coat_ryu.places import neighbourhood
 from coat_ryu.refusals import Refusals
 from coat_ryu.tls import Keys, OpenDoor, Tls
 
@@ -35,6 +38,12 @@ switch whose host lost its power is known to be away after 20 s.
 """
 controller.CONF.set_default("echo_request_interval", ECHO_INTERVAL)
 controller.CONF.set_default("maximum_unreplied_echo_requests", UNANSWERED)
+MALFORMED = 16
+"""Messages that cannot be read, of one connection, before it is hung up on."""
+PORTS = 4096
+"""That one switch may have: each is kept."""
+HEADER_SIZE = 8
+logging.getLogger("OFPHandler").setLevel(logging.ERROR)  # it warns of each error message that a switch has cut short
 ACCEPT_PAUSE = 0.1
 """Seconds before the next try when a connection could not be accepted, mostly for want of file descriptors."""
 
@@ -101,6 +110,60 @@ class Datapath(controller.Datapath):  # type: ignore[misc]
         if state == MAIN_DISPATCHER:
             self._on_known()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether who sends more has to wait."""
+        return bool(self._send_q_sem.locked())
+
+    def _recv_loop(self) -> None:
+        """Ryu's own lets nobody else have a turn while there is anything to read, and logs all that it cannot read,
+        with a traceback each.
+        """
+        malformed = 0
+        while self.state != DEAD_DISPATCHER and (head := self._read(HEADER_SIZE)):
+            version, kind, length, xid = ofproto_parser.header(head)
+            parse = ofproto_parser._MSG_PARSERS.get(version)
+            if parse is None or length < HEADER_SIZE:
+                raise ValueError(f"a message of version {version} and {length} bytes, which is no OpenFlow")
+            body = self._read(length - HEADER_SIZE)
+            if body is None:
+                return
+            try:
+                message = parse(self, version, kind, length, xid, head + body)
+            except Exception as error:
+                malformed += 1
+                LOG.debug("%s sent a message of type %d that cannot be read: %r", self.address, kind, error)
+                if malformed == MALFORMED:
+                    raise ValueError(f"{malformed} messages that cannot be read, the last one of type {kind}") from None
+                continue
+            self._tell(message)
+            if len(self._ports or ()) > PORTS:
+                raise ValueError(f"it says that it has more than {PORTS} ports")
+            hub.sleep(0)
+
+    def _tell(self, message: Any) -> None:
+        event = ofp_event.ofp_msg_to_ev(message)
+        self.ofp_brick.send_event_to_observers(event, self.state)
+        for handler in list(self.ofp_brick.get_handlers(event, self.state)):  # one may change the state
+            handler(event)
+
+    def _read(self, size: int) -> bytes | None:
+        """So many bytes; None when the connection has ended."""
+        data = b""
+        while len(data) < size:
+            try:
+                part = self.socket.recv(size - len(data))
+            except (TimeoutError, ssl.SSLError):  # silent for a while; the next echo request tells whether it lives
+                if self.state == DEAD_DISPATCHER:
+                    return None
+                continue
+            except OSError:
+                return None
+            if not part:
+                return None
+            data += part
+        return data
+
     def close(self) -> None:
         """Hangs up, whether or not the other side does."""
         super().close()
@@ -131,9 +194,9 @@ class Door:
 
     def meet(self, connection: Any, address: Any) -> None:
         """Serves one connection until it ends. Never raises."""
-        host = str(address[0]) if address else ""
+        host = neighbourhood(str(address[0])) if address else ""
         mine = self._pending[host]
-        if self._pending.total() >= PENDING or (mine >= PENDING_OF_ONE and not is_loopback(host)):
+        if self._pending.total() >= PENDING or (mine >= PENDING_OF_ONE and not is_loopback(str(address[0]))):
             message = f"{self._pending.total()} have not said who they are yet, {mine} of them from there"
             self._refusals.note("limit", address, message)
             connection.close()

@@ -268,8 +268,12 @@ class Switchboard:
         self._greet(self._connection(node), timeout)
 
     def send_packets(self, node: str, port: int, frames: Iterable[bytes]) -> None:
-        """Sends frames out of a port. Raises SwitchGone."""
+        """Sends frames out of a port; a switch that takes nothing now does not get them, for who sends them answers for
+        all switches. Raises SwitchGone.
+        """
         connection = self._connection(node)
+        if getattr(connection.datapath, "is_full", False):
+            return
         connection.send(b"".join(wire.packet_out(frame, port, connection.block(1)) for frame in frames))
 
     # --- inside
@@ -355,11 +359,13 @@ class Switchboard:
         request = _Request(first, last)
         connection.requests[last] = request
         try:
-            for batch in _batches(messages):
-                connection.send(batch)
-                hub.sleep(0)
-            if last != first:
-                connection.send(wire.barrier(last))
+            # to queue it takes as long as the switch takes nothing
+            with hub.Timeout(timeout, SwitchTimeout(f"{connection} took nothing for {timeout:g} s")):
+                for batch in _batches(messages):
+                    connection.send(batch)
+                    hub.sleep(0)
+                if last != first:
+                    connection.send(wire.barrier(last))
             if not request.done.wait(timeout):
                 raise SwitchTimeout(f"{connection} did not answer within {timeout:g} s")
             if request.gone:

@@ -1,14 +1,16 @@
 """Strangers at the OpenFlow port, beside real switches."""
 
 import socket
+import struct
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from coat_ryu import southbound
 from coat_ryu.switches import PROOF
-from tests.switch.rogue import is_closed, rogue
+from tests.switch.rogue import HEADER, is_closed, rogue
 from tests.switch.scene import TOPOLOGY, bound, eventually
 
 SILENCE = southbound.ECHO_INTERVAL * (southbound.UNANSWERED + 1)
@@ -91,3 +93,49 @@ def test_a_switch_of_nobody_s_is_left_alone(ours, openflow_port, dpid):
         ours.settle(["a"], 30)
         assert not is_closed(stranger, 0.5)
     assert ours.call("board.refusals.counts") == {}
+
+
+@pytest.mark.parametrize("kind", [13, 99])
+@pytest.mark.parametrize("length", [8, 65535])
+def test_messages_that_cannot_be_read_hold_nobody_up_and_fill_no_log(ours, openflow_port, kind, length):
+    ours.connect()
+    ours.settle(["a"], 30)
+    with rogue(openflow_port, 0xDEAD) as noise, suppress(OSError):
+        for _ in range(100):
+            noise.sendall((HEADER.pack(4, kind, length, 7) + bytes(length - 8)) * 10)
+    with rogue(openflow_port, 0xDEAD) as noise:
+        with suppress(OSError):
+            noise.sendall(HEADER.pack(4, kind, length, 7) + bytes(length - 8))
+        assert not is_closed(noise, 1)  # one is forgiven
+    assert "Traceback" not in ours.log() and len(ours.log()) < 20_000
+    assert "messages that cannot be read" in ours.log()
+
+
+def test_a_flood_of_messages_keeps_nobody_from_their_turn(ours, openflow_port):
+    ours.connect()
+    ours.settle(["a"], 30)
+    replies = HEADER.pack(4, 3, 8, 7) * 2_000_000  # to echo requests that nobody has sent
+
+    def send(noise):
+        with suppress(OSError):
+            noise.sendall(replies)
+
+    with rogue(openflow_port, 0xDEAD) as noise:
+        sender = threading.Thread(target=send, args=(noise,))
+        sender.start()
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert ours.node_status("a")["connected"]
+        took = time.monotonic() - began
+        assert sender.is_alive() and took < 0.4
+        noise.shutdown(socket.SHUT_RDWR)
+        sender.join(60)
+
+
+def test_a_switch_that_invents_ports_is_hung_up_on(ours, openflow_port):
+    with rogue(openflow_port, 0xDEAD) as noise, suppress(OSError):
+        for number in range(southbound.PORTS + 10):
+            about = struct.pack("!B7xI4x6s2x16s8I", 0, number + 1, b"abcdef", b"p%d" % number, 0, 4, 0, 0, 0, 0, 0, 0)
+            noise.sendall(HEADER.pack(4, 12, 80, 7) + about)
+        assert is_closed(noise, 20)
+    eventually(lambda: "more than" in ours.log(), "it is told why")

@@ -1,6 +1,7 @@
 """What the switchboard makes of switches that are slow, gone, or do not know what is asked of them."""
 
 import struct
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,12 @@ from ryu.lib import hub
 from ryu.ofproto import ofproto_v1_3 as of
 from ryu.ofproto import ofproto_v1_3_parser as parser
 
-from coat_ryu import wire
+from coat_ryu import southbound, wire
 from coat_ryu.errors import NotFound, SwitchError, SwitchGone, SwitchTimeout
 from coat_ryu.openflow import Change, Flow, Output, match
+from coat_ryu.refusals import Refusals
 from coat_ryu.switches import STRANGERS, Switchboard
+from coat_ryu.tls import Keys, Tls
 
 DPID = 0xA
 CHANGES = [Change("add", Flow(4, number, match(in_port=number), (Output(1),))) for number in range(1, 4)]
@@ -305,3 +308,32 @@ def test_flow_dumps_of_other_applications_are_parsed_by_ryu():
     data = struct.pack("!BBHI", 4, of.OFPT_MULTIPART_REPLY, 16 + len(entry), 99) + struct.pack("!HH4x", 1, 0) + entry
     message = parser.OFPMultipartReply.parser(SimpleNamespace(), 4, of.OFPT_MULTIPART_REPLY, len(data), 99, data)
     assert (message.body[0].table_id, message.body[0].priority, message.body[0].packet_count) == (3, 9, 6)
+
+
+def test_a_switch_that_takes_nothing_is_not_waited_for(connect):
+    """It reads a few bytes now and then, so that its connection never fails."""
+    board, datapath = connect(silent)
+    datapath.send = lambda data: hub.sleep(60)
+    began = time.monotonic()
+    with pytest.raises(SwitchTimeout, match="took nothing"):
+        board.apply("edge1", CHANGES)
+    datapath.is_full = True
+    board.send_packets("edge1", 1, [b"frame"])
+    assert time.monotonic() - began < 2
+
+
+def test_a_network_of_ipv6_addresses_is_one_that_connects():
+    class Patient(southbound.Door):
+        def _serve(self, *_):
+            hub.sleep(60)
+
+    door, most = Patient(Keys(Tls()), Refusals()), southbound.PENDING_OF_ONE
+    closed = []
+    guests = [
+        hub.spawn(door.meet, SimpleNamespace(close=lambda: closed.append(1)), (f"2001:db8::{number + 1:x}", 1))
+        for number in range(most + 3)
+    ]
+    hub.sleep(0.1)
+    assert len(closed) == 3
+    for guest in guests:
+        hub.kill(guest)

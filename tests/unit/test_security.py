@@ -66,6 +66,8 @@ CHECKED_BY = {
         f"{SWITCH}::test_who_does_not_say_which_switch_it_is_is_hung_up_on",
         f"{SWITCH}::test_connections_that_are_nobody_yet_are_bounded_and_switches_get_in_after",
         f"{SWITCH}::test_a_switch_of_nobody_s_is_left_alone",
+        f"{SWITCH}::test_a_flood_of_messages_keeps_nobody_from_their_turn",
+        f"{SWITCH}::test_messages_that_cannot_be_read_hold_nobody_up_and_fill_no_log",
     ],
     "somebody stands between controller and node": [
         "node/test_remote.py::test_a_wrong_host_key_is_refused_with_both_fingerprints",
@@ -133,6 +135,9 @@ CHECKED_BY = {
     "a token is taken away": [
         f"{LOCKS}::test_sighup_ends_what_follows_with_a_token_that_is_gone",
         "unit/test_audit.py::test_a_token_that_is_taken_away_ends_its_streams_at_once",
+    ],
+    "somebody's name or request forges a line of the log": [
+        "unit/test_logs.py::test_a_message_is_one_line_whoever_has_worded_it",
     ],
     "errors or logs tell secrets": [
         "unit/test_rest.py::test_an_unforeseen_failure_shows_nothing_of_its_inside",
