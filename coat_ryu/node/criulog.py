@@ -15,6 +15,8 @@ DIRECTORY = Path("/var/log/coat/criu")
 """Logs of checkpoints and restores that failed. They name files and addresses of the container, so root alone reads."""
 KEPT, SIZE = 20, 1 << 20
 """How many logs, and how much of each: its end, where the reason is."""
+READ = 16 << 20
+"""Bytes of a log that are looked through for the reason: its end, too."""
 ERRORS_SHOWN = 12
 
 HARMLESS = "rlimit: Can't setup RLIMIT_NOFILE for self"
@@ -136,10 +138,16 @@ def explain(failure: Failure, log: Path, name: str) -> None:
 def errors(log: Path) -> list[str]:
     """The lines with errors in CRIU's log; none where there is no log."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = _end(log, READ).decode(errors="replace").splitlines()
     except OSError:
         return []
     return [line for line in lines if "Error (" in line and HARMLESS not in line]
+
+
+def _end(log: Path, size: int) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - size))
+        return file.read(size)
 
 
 def reason(found: list[str]) -> str | None:
@@ -160,9 +168,7 @@ def keep(log: Path, name: str, directory: Path | None = None) -> Path | None:
     directory = directory or DIRECTORY
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - SIZE))
-            text = file.read(SIZE)
+        text = _end(log, SIZE)
         kept = directory / f"{time.time_ns()}-{name}-{log.name}"
         kept.touch(mode=0o600, exist_ok=False)
         kept.write_bytes(text)

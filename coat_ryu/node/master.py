@@ -95,7 +95,7 @@ class Allegiance:
 
     def known(self) -> Master | None:
         try:
-            return Master.parse(self._file.read_text())
+            return Master.parse(self._file.read_text(errors="replace"))
         except FileNotFoundError:
             return None
 

@@ -90,3 +90,13 @@ def test_logs_are_kept_for_root_alone_and_bounded(tmp_path: Path, kept: Path) ->
     assert len(logs) == criulog.KEPT and kept.stat().st_mode & 0o777 == 0o700
     assert all(log.stat().st_mode & 0o777 == 0o600 and log.stat().st_size <= criulog.SIZE for log in logs)
     assert all(log.name.endswith("-web-dump.log") for log in logs)
+
+
+def test_a_log_that_is_huge_is_read_from_its_end(tmp_path: Path) -> None:
+    """It has a line for each file and page map of the container, which may have any number of them."""
+    log = tmp_path / "dump.log"
+    with log.open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(0, 2)
+        file.write(b"\n(00.2) Error (criu/x.c:1): the reason\n")
+    assert criulog.reason(criulog.errors(log)) == "the reason"

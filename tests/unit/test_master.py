@@ -105,3 +105,8 @@ def test_verbs_that_only_look_exist() -> None:
     import coat_ryu.node.hook  # noqa: F401  # registers them all
 
     assert set(VERBS) >= LOOKING
+
+
+def test_a_file_that_nobody_wrote_is_nobodys_word(tmp_path: Path) -> None:
+    (tmp_path / "master").write_bytes(b"\xff\xfe")
+    assert Allegiance(tmp_path / "master", lambda bridge: "").known() is None
