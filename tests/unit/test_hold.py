@@ -88,6 +88,41 @@ def held(number: int) -> None:
         time.sleep(0.001)
 
 
+class Way:
+    """A shortcut that only counts."""
+
+    given = handed_over = 0
+
+    def __init__(self, tap: str) -> None: ...
+
+    def open(self, into: str, mac: bytes) -> None: ...
+
+    def done(self, frames: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("lost", [0, 30])
+def test_release_answers_when_what_was_still_in_the_tap_is_out_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """``lost``: the TAP's own queue had no room for so many."""
+    monkeypatch.setattr(hold, "Shortcut", Way)
+    monkeypatch.setattr(hold.Hold, "_read", lambda late: time.sleep(0.001))
+    monkeypatch.setattr(netns, "transmit_drops", lambda port: lost)
+    hold.hold_close(**CLOSE)
+    near, tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    tap.setblocking(False)
+    monkeypatch.setattr(hold, "_open_tap", lambda port: tap.detach())
+    hold.hold_open(**CLOSE, max_packets=1000, max_bytes=1 << 20)
+    scene.switch.close()
+    scene.switch, scene.slowness = near, 0.001
+    scene.send(*range(100))
+    hold._holds["h-web"]._shortcut.given = 100 + lost  # type: ignore[union-attr, misc]
+    assert hold.hold_release(**INTO) == {"held": 100 + lost, "replayed": 100, "dropped": lost}
+    assert scene.heard() == [*range(100)]
+
+
 def test_hold_that_is_closed_unreleased_counts_its_frames_as_dropped(scene: Scene) -> None:
     scene.send(1, 2, 3)
     held(3)
