@@ -215,6 +215,8 @@ class Migrator:
 
     def on_ready(self, site: Site) -> None:
         """A node is back: what failed because it was away is taken up again when both are there."""
+
+        self._tries.clear()  # patience anew, also for those whose container somebody works on now
         self._take_up_failed(lambda record: site.node.name in (record.source, record.destination))
 
     def _take_up_failed(self, which: Callable[[Migration], bool]) -> None:

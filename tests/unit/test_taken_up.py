@@ -71,8 +71,10 @@ def test_container_removed_the_moment_it_is_taken_up_stays_removed(
 def test_container_that_somebody_works_on_is_taken_up_afterwards(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep, say, which begins when its node is back as well."""
+    """A sweep, say, which begins when its node is back as well; however long that was away."""
+    monkeypatch.setattr(migrator, "AGAIN", ())
     failed = fails_with_b_away(controller)
+    controller.migrator._tries[failed.id] = 3
     monkeypatch.setattr(migrator, "AGAIN", (0.01, 0.01, 0.01))
     take, refused = controller.containers.take, list[str]()
 
