@@ -157,7 +157,7 @@ class Coat(FabricApp):
         for teller in (self.fabric, self.nodes, containers, runner, self.refusals):
             teller.tell = feed.tell
         adopters = (self.fabric, self.nodes, containers, self.migrator)
-        self.reload = Reload(topology, _topology_path(), adopters, containers.places, self.migrator.busy)
+        self.reload = Reload(topology, _topology_path(), adopters, containers.places, self.migrator.busy, tpool.execute)
         self.health = Health(
             self.nodes, containers, self.fabric, journal, self.migrator.busy, lambda: self.reload.error
         )

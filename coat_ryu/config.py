@@ -120,7 +120,7 @@ class _Twice(ValueError):
     """A key that a mapping has twice, of which a parser would drop one without a word."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # a tenth of the time
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -128,7 +128,8 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     raise _Twice(f"line {key.start_mark.line + 1}: {_shorten(key.value)}: given twice")
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

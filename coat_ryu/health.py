@@ -83,6 +83,8 @@ class Health:
                     self._look_at(site)
                 except CoatError as error:
                     LOG.warning("the containers of node %s could not be looked at: %s", site.node.name, error)
+                except Exception:  # whatever a node says, the others are looked at, now and later
+                    LOG.exception("what node %s says of its containers cannot be understood", site.node.name)
 
     def _look_at(self, site: Site) -> None:
         before = self._containers.homes()

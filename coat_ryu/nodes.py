@@ -199,6 +199,9 @@ class Nodes:
                 LOG.warning(
                     "node %s could not be brought into shape, again in %.0f s: %s", site.node.name, delay, error
                 )
+            except Exception as error:  # what it says cannot be understood; it may be another version's hook
+                site.error = f"internal error: {error!r}"
+                LOG.exception("node %s could not be brought into shape, again in %.0f s", site.node.name, delay)
             self._closing.wait(delay)
             if site.ready:  # it was taken over meanwhile, and brought into shape then
                 return

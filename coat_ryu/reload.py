@@ -3,10 +3,11 @@
 import contextlib
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from coat_ryu.answers import PreconditionFailed
 from coat_ryu.config import parse_topology
@@ -29,7 +30,10 @@ class NotWritten(CoatError):
 
 
 class Reload:
-    """``adopters`` follow in their order. ``error`` says why the last change was not made; None when all is well."""
+    """``adopters`` follow in their order. ``beside`` makes a call where the time it takes holds up nobody but the
+    caller: a large file takes long to read, and the disk some time to have it. ``error`` says why the last change was
+    not made; None when all is well.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,14 @@ class Reload:
         adopters: Sequence[Adopter],
         residents: Callable[[], Iterable[tuple[ContainerSpec, str]]],
         busy: Callable[[], set[str]],
+        beside: Callable[..., Any] = lambda call, *args: call(*args),
     ) -> None:
         self.topology = topology
         self.error: str | None = None
         self._path = path
         self._adopters = adopters
         self._residents, self._busy = residents, busy
+        self._beside = beside
         self._lock = threading.Lock()
 
     @property
@@ -55,7 +61,7 @@ class Reload:
         try:
             if self._path is None:
                 raise TopologyError("there is no topology file to read: [coat] topology names none")
-            made = self._change(read_topology(self._path), None)
+            made = self._change(self._beside(read_topology, self._path), None)
             LOG.info("the topology was read anew: %s", made.model_dump_json(exclude_defaults=True))
         except CoatError as error:
             self.error = str(error)
@@ -68,7 +74,7 @@ class Reload:
         Raises TopologyError, Conflict (containers are in the way), PreconditionFailed or NotWritten; then nothing has
         changed.
         """
-        topology = parse_topology(text, "the body")
+        topology: Topology = self._beside(parse_topology, text, "the body")
         if dry_run:
             return self._checked(topology)
         return self._change(topology, text, revision)
@@ -86,7 +92,7 @@ class Reload:
                 raise PreconditionFailed(f"If-Match: somebody was faster; the topology has {self.revision} now")
             wanted = self._checked(topology)
             if text is not None and self._path is not None:
-                write_topology(self._path, text)
+                self._beside(write_topology, self._path, text)
             self.topology, self.error = topology, None
             if wanted.any:
                 for adopter in self._adopters:
@@ -110,18 +116,23 @@ def refuse_orphans(topology: Topology, residents: Iterable[tuple[ContainerSpec, 
 
 
 def write_topology(path: Path, text: str) -> None:
-    """All of it or nothing, with the mode of the file that was there. Raises NotWritten."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """All of it or nothing, with the mode of the file that was there; where a link points to. Raises NotWritten."""
+    part = None
     try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        target = path.resolve()
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
+        # a name that nobody can foresee, and put a link of theirs there
+        opened, part = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(opened, "w") as file:
+            os.fchmod(opened, mode)
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            os.fsync(opened)
+        os.replace(part, target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        if part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
         raise NotWritten(
             f"the topology file {path} cannot be written: {error.strerror}; it must lie where the controller may write"
         ) from None

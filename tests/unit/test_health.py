@@ -1,6 +1,7 @@
 """/healthz, /v1.0/nodes and the plan know what is wrong, and cost nothing to ask."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ from coat_ryu.config import PlanRequest
 from coat_ryu.errors import NodeError
 from coat_ryu.health import JOURNAL_EVERY, START_GRACE, Health, Starting
 from coat_ryu.journal import JournalError
+from coat_ryu.nodes import Site
 from coat_ryu.plans import Plans
 from tests.unit.fakes import FakeFabric
 from tests.unit.migrating import Controller, health_of
@@ -175,3 +177,18 @@ def test_a_node_that_does_not_answer_the_look_is_no_end_of_it(controller: Contro
     controller.world.before = before
     health.look()
     assert problems(health) == []
+
+
+@pytest.mark.parametrize("odd", [None, 5, [5], [{"name": "web"}], {"name": []}])
+def test_a_node_that_talks_nonsense_keeps_no_other_from_being_looked_at(
+    controller: Controller, health: Health, monkeypatch: pytest.MonkeyPatch, odd: object
+) -> None:
+    asked: list[str] = []
+
+    def say(site: Site, verb: str, *_: object) -> SimpleNamespace:
+        asked.append(site.node.name)
+        return SimpleNamespace(result=odd)
+
+    monkeypatch.setattr(Site, "call", say)
+    health.look()
+    assert asked == list(controller.nodes.sites)

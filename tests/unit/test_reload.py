@@ -1,6 +1,8 @@
 """A topology that changes under a controller: what may, what may not, and that a refusal changes nothing."""
 
+import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,6 +133,32 @@ def test_what_cannot_be_written_is_not_done(here: Installation) -> None:
         here.reload.replace(BEFORE.replace("name: spare", "name: other"), dry_run=False)
     assert here.follower.seen == []
     assert [entry.name for entry in here.path.parent.iterdir()] == ["topology.yaml"]
+
+
+def test_a_topology_is_written_through_no_link_but_its_own(here: Installation) -> None:
+    """Others may write in the directory, and can guess what a file of ours would be called."""
+    victim, real = here.path.parent / "victim", here.path.parent / "real.yaml"
+    victim.write_text("precious")
+    (here.path.parent / f".{here.path.name}.{os.getpid()}").symlink_to(victim)
+    here.path.rename(real)
+    here.path.symlink_to(real)
+    text = BEFORE.replace("name: spare", "name: other")
+    here.reload.replace(text, dry_run=False)
+    assert victim.read_text() == "precious"
+    assert here.path.is_symlink() and real.read_text() == text
+
+
+def test_what_takes_long_is_done_beside_the_event_loop(here: Installation) -> None:
+    beside: list[str] = []
+
+    def do(call: Callable[..., Any], *args: Any) -> Any:
+        beside.append(call.__name__)
+        return call(*args)
+
+    reload = Reload(here.reload.topology, here.path, [], list, set, do)
+    reload.replace(BEFORE.replace("name: spare", "name: other"), dry_run=False)
+    reload.from_file()
+    assert beside == ["parse_topology", "write_topology", "read_topology"]
 
 
 def test_the_lab_s_own_section_changes_nothing() -> None:
