@@ -44,7 +44,7 @@ def refuse(why):
 line = b""
 while not line.endswith(b"\\n") and len(line) < 1024: line += receive(1)
 try: wanted = json.loads(line)
-except ValueError: wanted = None
+except (ValueError, RecursionError): wanted = None
 sha256, size = (wanted.get("sha256"), wanted.get("size")) if isinstance(wanted, dict) else (None, None)
 if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{{64}}", sha256):
     refuse("this is no offer of a hook: a JSON object with sha256 and size is wanted")

@@ -7,6 +7,7 @@ the library makes a float.
 """
 
 import base64
+import contextlib
 import io
 import os
 import re
@@ -168,10 +169,11 @@ def look(root: Path) -> Look:
         if depth > DEEPEST or len(os.fsencode(directory)) > LONGEST:
             too_deep = True
             continue
-        with os.scandir(directory) as entries:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
             for entry in entries:
-                here = entry.stat(follow_symlinks=False)
-                found[here.st_dev, here.st_ino] = here.st_blocks
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append((entry.path, depth + 1))
+                with contextlib.suppress(FileNotFoundError):  # the container runs
+                    here = entry.stat(follow_symlinks=False)
+                    found[here.st_dev, here.st_ino] = here.st_blocks
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((entry.path, depth + 1))
     return Look(sum(found.values()) * BLOCK, too_deep)

@@ -122,9 +122,24 @@ def remove_remaps(place: Place, root: Path) -> None:
     """Names that a CRIU which was killed could not remove itself; ``root`` is the running container's."""
     if place.upper is None or not _has_remaps(place):
         return
-    found = [root / path.relative_to(place.upper) for path in place.upper.rglob(f"{REMAP}*")]
-    for path in [*found, *(place.bundle / SHM).rglob(f"{REMAP}*")]:
-        path.unlink(missing_ok=True)
+    for upper, there in ((place.upper, root), (place.bundle / SHM, place.bundle / SHM)):
+        for path in upper.rglob(f"{REMAP}*"):
+            _unlink(there, path.relative_to(upper))
+
+
+def _unlink(root: Path, name: Path) -> None:
+    """A file of a running container, which may put a link in the way at any moment."""
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in name.parts[:-1]:
+            above, flags = directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            directory = os.open(part, flags, dir_fd=above)
+            os.close(above)
+        os.unlink(name.name, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is not there any more
+    finally:
+        os.close(directory)
 
 
 def _add_shm(tar: tarfile.TarFile, bundle: Path) -> None:

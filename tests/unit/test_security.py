@@ -93,6 +93,11 @@ CHECKED_BY = {
         "node/test_unseen.py::test_variables_arrive_exactly_and_on_no_command_line",
         "unit/test_unseen.py::test_no_command_line_has_a_variable_or_the_spec",
     ],
+    "a name that a container or a node chose is obeyed by a terminal, or forges a line of the log": [
+        "unit/test_inside.py::test_names_that_a_container_chooses_are_printable",
+        "unit/test_logs.py::test_a_message_is_one_line_whoever_has_worded_it",
+        "unit/test_cli.py::test_what_a_node_or_a_container_says_moves_no_cursor",
+    ],
     "a bad node stops the controller with what it says": [
         "unit/test_lines.py::test_a_line_has_a_limit_and_one_of_that_length_passes",
         "unit/test_lines.py::test_a_node_that_says_nonsense_is_hung_up_on_with_the_reason",

@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -474,3 +476,38 @@ def test_directories_that_are_too_deep_are_told(tmp_path: Path) -> None:
         layer.add(tar, tmp_path, "layer")
     subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
     assert (before.too_deep, after.too_deep) == (False, True) and before.allocated >= 5000
+
+
+def test_a_link_that_a_running_container_makes_leads_nowhere(tmp_path: Path) -> None:
+    """In its own root it may put a link where a directory was: an absolute one leads to the node's files."""
+    there, root, outside = place(tmp_path / "a"), tmp_path / "root", tmp_path / "outside"
+    (there.bundle / "checkpoint").mkdir()
+    (there.bundle / "checkpoint" / "files.img").write_bytes(b"link_remap.1")
+    (there.bundle / "shm").mkdir()
+    assert there.upper is not None
+    for directory in (there.upper / "d", there.upper / "own", root / "own", outside):
+        directory.mkdir(parents=True)
+        (directory / "link_remap.1").touch()
+    (root / "d").symlink_to(outside)
+    state.remove_remaps(there, root)
+    assert (outside / "link_remap.1").exists() and not (root / "own" / "link_remap.1").exists()
+
+
+def test_files_that_come_and_go_are_no_obstacle_to_a_look(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def busy() -> None:
+        while not ended.is_set():
+            (tmp_path / "d").mkdir()
+            for number in range(20):
+                (tmp_path / "d" / f"{number}").touch()
+            shutil.rmtree(tmp_path / "d")
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for _ in range(2000):
+            layer.look(tmp_path)
+    finally:
+        ended.set()
+        thread.join()
