@@ -80,7 +80,7 @@ class Reload:
         return self._change(topology, text, revision)
 
     def _checked(self, topology: Topology) -> Changes:
-        wanted = changes(self.topology, topology)
+        wanted: Changes = self._beside(changes, self.topology, topology)
         reasons = list(obstacles(wanted, self._residents(), self._busy()))
         if reasons:
             raise Conflict("; ".join(reasons), cause="topology_in_use")

@@ -158,7 +158,7 @@ def test_what_takes_long_is_done_beside_the_event_loop(here: Installation) -> No
     reload = Reload(here.reload.topology, here.path, [], list, set, do)
     reload.replace(BEFORE.replace("name: spare", "name: other"), dry_run=False)
     reload.from_file()
-    assert beside == ["parse_topology", "write_topology", "read_topology"]
+    assert beside == ["parse_topology", "changes", "write_topology", "read_topology", "changes"]
 
 
 def test_the_lab_s_own_section_changes_nothing() -> None:
