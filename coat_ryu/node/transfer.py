@@ -24,6 +24,8 @@ What = Literal["state", "image"]
 IDLE_TIMEOUT = 30.0
 """Seconds without a byte after which a connection is given up."""
 LISTEN_TIMEOUT = 3600.0
+END_PATIENCE = 10.0
+"""Seconds that a Podman which is not wanted any more has for putting things away."""
 
 RECEIVE_BUFFER = 8 << 20
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -132,12 +134,24 @@ def _podman_pipe(
         try:
             yield process
         except BaseException:
-            process.kill()
+            _end(process)
             raise
         assert process.stderr is not None
         stderr = process.stderr.read().decode(errors="replace")
         if process.wait(remaining()) != 0:
             raise Failure("command_failed", f"{argv[0]} {argv[1]} failed", command=" ".join(argv), stderr=stderr)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Killed, Podman would leave what it has read in /var/tmp; when its input ends too early it removes that."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    try:
+        process.wait(END_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def discard(directory: Path) -> bool:

@@ -20,6 +20,7 @@ from coat_ryu.node.failure import Failure
 from coat_ryu.node.stream import Sender, tls_context
 from coat_ryu.remote import Remote
 from mininet_scenarios.lab import Lab
+from tests.node.conftest import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -308,6 +309,28 @@ def test_an_image_takes_no_name_from_another(lab: Lab, image_inbox: Callable[...
     inbox.deliver(image_archive())
     inbox.wait()
     assert images(lab) == before | {f"<none>:<none> sha256:{IMAGE_ID}"}
+
+
+def test_images_that_are_refused_fill_no_disk(lab: Lab, image_inbox: Callable[..., Inbox]) -> None:
+    """Podman keeps what it reads in a file of its own until it has read it; killed, it would leave that there."""
+
+    def kept() -> str:
+        return lab.exec("left", ["find", "/var/tmp", "/tmp", "/var/lib/containers/storage/tmp"], check=False).stdout
+
+    before, inbox = kept(), image_inbox(image=IMAGE_ID)
+    content = archive(**{f"{LAYER_ID}.tar": LAYER, "padding": bytes(3 << 20), f"{IMAGE_ID}.json": b"another"})
+    with inbox.connect() as connection:
+        sender = Sender(connection)
+        sender.write(content[: 2 << 20])
+        wait_until(lambda: "podman load" in lab.exec("left", ["ps", "-eo", "args"]).stdout, "Podman")
+        time.sleep(1)  # it has begun to read
+        assert kept() != before
+        sender.write(content[2 << 20 :])
+        with pytest.raises((Failure, OSError)):
+            sender.finish()
+    with pytest.raises(NodeError):
+        inbox.wait()
+    assert kept() == before
 
 
 def test_another_image_than_the_announced_one_is_not_loaded(lab: Lab, image_inbox: Callable[..., Inbox]) -> None:
