@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from coat_ryu.errors import CoatError
+from coat_ryu.places import neighbourhood
 
 Role = Literal["read", "migrate", "admin"]
 """Each may do what those before it may."""
@@ -161,7 +162,7 @@ class Doors:
     def admit(self, caller: Caller) -> None:
         """Counts a request. Raises TooManyRequests, or Forbidden for a browser that was sent by somebody else."""
         token = self._token(caller)
-        self._count(f"token {token.name}" if token else f"address {caller.address}")
+        self._count(f"token {token.name}" if token else f"address {neighbourhood(caller.address)}")
         self._refuse_browsers(caller)
         if self._clients is not None and self._certified(caller) is None:
             whose = ", ".join(caller.names)[:80] or "nobody"

@@ -156,6 +156,15 @@ def test_rates_are_each_caller_s_own_and_recover() -> None:
         some.admit(one)
 
 
+def test_the_addresses_of_one_ipv6_network_have_one_rate() -> None:
+    some = Doors(rate=1.0, burst=3, clock=lambda: 0.0)
+    for number in range(3):
+        some.admit(Caller(f"2001:db8::{number + 1:x}", host="127.0.0.1"))
+    with pytest.raises(TooManyRequests):
+        some.admit(Caller("2001:db8::ffff", host="127.0.0.1"))
+    some.admit(Caller("2001:db8:1::1", host="127.0.0.1"))
+
+
 def test_callers_do_not_pile_up() -> None:
     now = [0.0]
     some = Doors(rate=1.0, burst=1, clock=lambda: now[0])
