@@ -12,7 +12,7 @@ RATE = 100.0
 
 
 @pytest.mark.parametrize(
-    "case", [busy.Case("gunicorn", "ip", "prepared"), busy.Case("haproxy", "ip", "parallel")], ids=str
+    "case", [busy.Case("gunicorn", "ip", "prepared"), busy.Case("haproxy", "ip6", "parallel")], ids=str
 )
 def test_a_busy_server_moves_and_no_client_sees_an_error(lab: Lab, controller: Controller, case: busy.Case) -> None:
     with busy.served(controller, case.server) as server:

