@@ -7,7 +7,6 @@ again. Work on nodes goes through ``Move.call``, which adds up what remote contr
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from coat_ryu import caveats, memory
@@ -308,18 +307,16 @@ def _straighten(move: Move, tally: Tally, *then: Request) -> Waiter:
 
 def _tell_peers(move: Move, tally: Tally, settled: Waiter) -> None:
     """The new MAC is announced, and the paper's explicit clearing (section III, step 3): every peer on a node of ours
-    forgets what it knows of the container's addresses and asks anew. When all have, nobody needs the old one any more.
+    forgets what it knows of the container's addresses and asks anew. Frames to the old one go on arriving all the same:
+    some peers never hear of the change (a permanent entry, a table behind a router of their own).
     """
     with contextlib.suppress(SwitchTimeout):  # a peer asks its own switch, which should know the answer
         settled.wait(CUT_OVER_TIMEOUT)
     tally.detail["announced"] = move.fabric.announce(move.at_destination())
     addresses = [str(ip) for ip in move.at_destination().ips]
-    told = True
     for site, peer in move.containers.peers(move.spec):
         args = {"netns": namespace_name(peer), "addresses": addresses}
-        told &= site.ready and move.tidy(tally, site, "neighbour_flush", args) is not None
-    if told:
-        move.fabric.bind(replace(move.at_destination(), former_macs=()))
+        move.tidy(tally, site, "neighbour_flush", args)
 
 
 def _turn(move: Move, tally: Tally, binding: Binding) -> None:
