@@ -1,7 +1,6 @@
 """Strangers at the OpenFlow port, beside real switches."""
 
 import socket
-import struct
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -130,12 +129,3 @@ def test_a_flood_of_messages_keeps_nobody_from_their_turn(ours, openflow_port):
         assert sender.is_alive() and took < 0.4
         noise.shutdown(socket.SHUT_RDWR)
         sender.join(60)
-
-
-def test_a_switch_that_invents_ports_is_hung_up_on(ours, openflow_port):
-    with rogue(openflow_port, 0xDEAD) as noise, suppress(OSError):
-        for number in range(southbound.PORTS + 10):
-            about = struct.pack("!B7xI4x6s2x16s8I", 0, number + 1, b"abcdef", b"p%d" % number, 0, 4, 0, 0, 0, 0, 0, 0)
-            noise.sendall(HEADER.pack(4, 12, 80, 7) + about)
-        assert is_closed(noise, 20)
-    eventually(lambda: "more than" in ours.log(), "it is told why")
